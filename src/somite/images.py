@@ -1,0 +1,133 @@
+"""NIfTI in and out: float32, memory-mapped between steps, compressed at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from somite.errors import DatasetError, Problem
+
+FloatArray = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where voxels lie: shape (3,) and the affine (4, 4) from voxel indices to world RAS+ millimetres."""
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    @property
+    def voxel_mm(self) -> NDArray[np.float64]:
+        """Voxel sizes (3,) in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def voxel_mm3(self) -> float:
+        """Volume of a voxel in mm3."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def matches(self, other: Grid, tolerance_mm: float = 1e-2) -> bool:
+        """Whether both have the same shape and no corner lies further apart than `tolerance_mm`."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], float)
+        corners[:, :3] *= np.array(self.shape) - 1
+        apart = corners @ (self.affine - other.affine).T
+        return bool(np.abs(apart).max() <= tolerance_mm)
+
+
+def open_image(path: Path) -> nib.Nifti1Image:
+    """The NIfTI image at `path`, its header read and its voxels not yet.
+
+    Raises:
+        DatasetError: `IMAGE_UNREADABLE`, the file is not a NIfTI image that can be read.
+    """
+    try:
+        image = nib.load(path)
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise unreadable(path, error) from error
+    if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
+        raise unreadable(path, TypeError(f"a {type(image).__name__}"))
+    return image
+
+
+def unreadable(path: Path, error: Exception) -> DatasetError:
+    """The error for an image that cannot be read."""
+    return DatasetError(
+        Problem(
+            "IMAGE_UNREADABLE",
+            "the image cannot be read",
+            where=str(path),
+            found=str(error) or type(error).__name__,
+            expected="a whole NIfTI file (.nii or .nii.gz)",
+            do="copy or convert the file again, and compare its checksum with the original's",
+        )
+    )
+
+
+def grid_of(image: nib.Nifti1Image) -> Grid:
+    """The grid of the first three axes of an image; axes that it lacks have length 1."""
+    shape = (*image.shape, 1, 1, 1)[:3]
+    return Grid((int(shape[0]), int(shape[1]), int(shape[2])), np.asarray(image.affine, np.float64))
+
+
+def read_float(path: Path) -> tuple[NDArray[np.float32], Grid]:
+    """Voxels as float32, scaled as the header says, with their grid.
+
+    An uncompressed float32 file is memory-mapped, read-only.
+
+    Raises:
+        DatasetError: `IMAGE_UNREADABLE`.
+    """
+    image = open_image(path)
+    try:
+        data = np.asanyarray(image.dataobj)
+        return data.astype(np.float32, copy=False), grid_of(image)
+    except (OSError, EOFError, ValueError) as error:
+        raise unreadable(path, error) from error
+
+
+def read_labels(path: Path) -> tuple[NDArray[np.int32], Grid]:
+    """Voxels of a label image as int32, with their grid.
+
+    Raises:
+        DatasetError: `IMAGE_UNREADABLE`; `LABEL_NOT_INTEGER` where a value is not a whole number.
+    """
+    data, grid = read_float(path)
+    whole = np.rint(data)
+    if not np.array_equal(whole, data):
+        raise DatasetError(
+            Problem(
+                "LABEL_NOT_INTEGER",
+                "the label image holds values that are not whole numbers",
+                where=str(path),
+                found=f"{data[whole != data].flat[0]:g}",
+                expected="integers",
+                do="save the labels as integers; a probability image is a probseg, not a dseg",
+            )
+        )
+    return whole.astype(np.int32), grid
+
+
+def write(path: Path, data: NDArray[Any], grid: Grid) -> Path:
+    """Write an uncompressed NIfTI-1 image with units mm and s, scanner-space codes; returns `path`.
+
+    float64 is stored as float32, bool as uint8. The file is not compressed: what leaves the
+    work folder is, by `somite.derivatives`.
+    """
+    if data.dtype == np.float64:
+        data = data.astype(np.float32)
+    elif data.dtype == bool:
+        data = data.astype(np.uint8)
+    image = nib.Nifti1Image(data, grid.affine)
+    image.set_sform(grid.affine, code=1)
+    image.set_qform(grid.affine, code=1)
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    return path
