@@ -25,7 +25,7 @@ class Grid:
     @property
     def voxel_mm(self) -> NDArray[np.float64]:
         """Voxel sizes (3,) in mm."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
 
     @property
     def voxel_mm3(self) -> float:

@@ -1,0 +1,7 @@
+"""`python -m somite`."""
+
+import sys
+
+from somite.cli import main
+
+sys.exit(main())

@@ -1,0 +1,241 @@
+"""The command line: the only place that prints for a person or chooses an exit code.
+
+0 all done; 1 some sessions failed; 2 a mistake of use, configuration or dataset; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from somite import __version__
+from somite.errors import ConfigError, DatasetError, Problem, SomiteError
+from somite.record import Record
+from somite.workflows import participant
+from somite.workflows.participant import Place
+
+DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    options.called_as = shlex.join(["somite", *arguments])
+    try:
+        return command(options)
+    except SomiteError as error:
+        _say_problems(error.problems)
+        return MISTAKE
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: what is finished is kept; the same command goes on from here\n")
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="somite", description="BIDS diffusion MRI in, segment-level DTI tables out."
+    )
+    parser.add_argument("--version", action="version", version=f"somite {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="print a protocol's YAML, to be edited")
+    init.add_argument("protocol", help="for example lumbar")
+    init.set_defaults(command=_init)
+
+    plan = commands.add_parser("plan", help="check the dataset and say what would run; computes nothing")
+    _add_dataset(plan)
+    plan.add_argument("--deep", action="store_true", help="read the voxels too, of every series")
+    plan.set_defaults(command=_plan)
+
+    run = commands.add_parser("run", help="run the participant level, the group level, or both")
+    _add_dataset(run, levels=True)
+    run.add_argument("--mem-gb", type=_positive, metavar="G", help="memory that the run may use")
+    run.add_argument(
+        "--stop-on-first-crash", action="store_true", help="end the other sessions when one fails"
+    )
+    run.set_defaults(command=_run)
+
+    status = commands.add_parser("status", help="say how the sessions of an output dataset stand")
+    status.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    status.set_defaults(command=_status)
+
+    phantom = commands.add_parser("phantom", help="write a BIDS dataset whose truth is known")
+    phantom.add_argument("protocol", choices=["lumbar"])
+    phantom.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    phantom.add_argument("--participants", type=_count, default=4, metavar="N")
+    phantom.add_argument("--seed", type=int, default=1)
+    phantom.add_argument("--snr", type=_positive, default=25.0, help="of nerve at b=0, or inf")
+    phantom.set_defaults(command=_phantom)
+
+    schema = commands.add_parser("schema", help="print the JSON Schema of the YAML, for editors")
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+def _add_dataset(parser: argparse.ArgumentParser, *, levels: bool = False) -> None:
+    parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
+    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    if levels:
+        parser.add_argument("levels", nargs="+", choices=["participant", "group"], metavar="LEVEL")
+    parser.add_argument(
+        "-c", "--config", default="default", metavar="YAML", help="a file, or the name of a shipped protocol"
+    )
+    parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="with or without sub-")
+    parser.add_argument("--session-label", nargs="+", metavar="LABEL", help="with or without ses-")
+    parser.add_argument("--n-procs", type=_count, metavar="N", help="cores that may be used")
+    parser.add_argument("--work-dir", type=Path, metavar="DIR", help="cache; OUT_DIR/.work unless given")
+    parser.add_argument("--verify", action="store_true", help="read every file again for its checksum")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if math.isnan(value) or value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def _say(text: str = "") -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _say_problems(problems: Sequence[Problem]) -> None:
+    for problem in problems:
+        sys.stderr.write(f"{problem.severity} {problem}\n")
+
+
+def _init(options: argparse.Namespace) -> int:
+    from somite.configs import reader
+
+    sys.stdout.write(reader.shipped_text(options.protocol))
+    return DONE
+
+
+def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001
+    from somite.configs.model import json_schema
+    from somite.registry import discover
+
+    _say(json.dumps(json_schema(discover()), indent=2))
+    return DONE
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from somite.phantom.dataset import write_dataset
+
+    if options.out_dir.exists() and any(options.out_dir.iterdir()):
+        raise ConfigError(
+            Problem(
+                "OUT_DIR_NOT_EMPTY",
+                "the folder for the phantom is not empty",
+                where=str(options.out_dir),
+                expected="a new or an empty folder",
+                do="name another folder, or empty this one",
+            )
+        )
+    write_dataset(options.out_dir, options.participants, options.seed, options.snr)
+    _say(f"phantom cohort of {options.participants} in {options.out_dir}")
+    return DONE
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from somite import resources, show
+    from somite.plan import deep_check
+
+    place = _place(options)
+    participant.check(place.settings)
+    if options.deep:
+        place = replace(place, plan=deep_check(place.plan, options.n_procs or resources.cores()))
+    for line in show.plan(place):
+        _say(line)
+    wrong = [bool(session.errors) for session in place.plan.sessions]
+    return MISTAKE if all(wrong) else SOME_FAILED if any(wrong) else DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    from somite import show
+    from somite.derivatives import write_dataset_files
+    from somite.workflows import cohort, group
+
+    place = _place(options)
+    participant.check(place.settings)
+    may_use = cohort.limits(options.n_procs, options.mem_gb)
+    write_dataset_files(
+        place.out_dir, place.plan.bids_dir, command=place.command, config=place.settings.to_yaml()
+    )
+    records: list[Record] = []
+    if "participant" in options.levels:
+        records += cohort.run_participants(place, may_use, stop_on_first_failure=options.stop_on_first_crash)
+    if "group" in options.levels:
+        members, table = cohort.run_group(place, may_use)
+        records.append(table)
+        lines = show.cohort(place, members, table)
+    else:
+        members = group.members(place)
+        lines = show.failures(members)
+    for line in lines:
+        _say(line)
+    _say(show.totals(members, records))
+    failed = any(item.verdict == "failed" for item in records)
+    return SOME_FAILED if failed or any(member.verdict != "done" for member in members) else DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    from somite import show
+
+    if not (options.out_dir / "log").is_dir():
+        raise DatasetError(
+            Problem(
+                "NOT_AN_OUTPUT",
+                "this folder holds no records of a run",
+                where=str(options.out_dir),
+                expected="the OUT_DIR of `somite run`",
+                do="check the path, or run the participant level first",
+            )
+        )
+    lines, failed = show.status(options.out_dir)
+    for line in lines:
+        _say(line)
+    return SOME_FAILED if failed else DONE
+
+
+def _place(options: argparse.Namespace) -> Place:
+    """Read configuration and dataset.
+
+    Raises:
+        ConfigError: every mistake of the YAML.
+        DatasetError: what is wrong with the dataset as a whole.
+    """
+    from somite.configs import reader
+    from somite.plan import make_plan
+    from somite.registry import discover
+
+    settings = reader.read(options.config, discover())
+    plan = make_plan(options.bids_dir, settings, options.participant_label, options.session_label)
+    errors = [problem for problem in plan.problems if problem.severity == "error"]
+    if errors:
+        raise DatasetError.of(errors)
+    return Place(
+        plan=plan,
+        settings=settings,
+        out_dir=options.out_dir.absolute(),
+        work_dir=(options.work_dir or options.out_dir / ".work").absolute(),
+        verify=options.verify,
+        command=options.called_as,
+    )

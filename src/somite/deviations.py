@@ -1,0 +1,99 @@
+"""How the acquisition varies over a cohort: for each parameter the most frequent value, and who differs.
+
+Pure. Sessions are compared with those of the same runs: a reversed b=0 series is not odd among full series.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from somite.grouping import given_direction
+from somite.sessions import Deviation, Series, Session
+
+UNKNOWN = "not known"
+
+
+def deviations(sessions: Iterable[Session]) -> tuple[Deviation, ...]:
+    """The protocol of a cohort, parameter by parameter; sessions whose images cannot be read are left out."""
+    known = [s for s in sessions if s.series and all(one.n_volumes for one in s.series)]
+    classes = _classes(known)
+    return tuple(
+        _deviation(name, runs if len(classes) > 1 else "", members, value)
+        for name, value in PARAMETERS.items()
+        for runs, members in classes.items()
+    )
+
+
+def _classes(sessions: Sequence[Session]) -> Mapping[str, list[Session]]:
+    """Sessions of the same runs, by run label. One whose runs nobody else has is compared with the most."""
+    classes: dict[str, list[Session]] = {}
+    for session in sessions:
+        classes.setdefault(session.run_label, []).append(session)
+    largest = max(classes, key=lambda runs: len(classes[runs]), default="")
+    if len(classes.get(largest, ())) > 1:
+        for runs in [runs for runs, members in classes.items() if len(members) == 1]:
+            classes[largest] += classes.pop(runs)
+    return {runs: classes[runs] for runs in sorted(classes)}
+
+
+def _deviation(
+    name: str, runs: str, sessions: Sequence[Session], value: Callable[[Series], str]
+) -> Deviation:
+    values = {
+        session.label: " + ".join(dict.fromkeys(value(one) for one in session.series)) for session in sessions
+    }
+    counts = Counter(values.values())
+    # The most frequent first; of equally frequent ones, that which sorts first.
+    ranked = sorted(counts, key=lambda v: (-counts[v], v))
+    others = tuple((v, tuple(sorted(k for k in values if values[k] == v))) for v in ranked[1:])
+    parameter = f"{name}, {runs}" if runs else name
+    return Deviation(parameter, ranked[0], counts[ranked[0]], len(sessions), others)
+
+
+def _number(field: str, factor: float, digits: int) -> Callable[[Series], str]:
+    def text(series: Series) -> str:
+        value = series.metadata.get(field)
+        return UNKNOWN if value is None else _rounded(factor * value, digits)
+
+    return text
+
+
+def _rounded(value: float, digits: int) -> str:
+    return f"{round(value, digits):g}"
+
+
+def _voxel(series: Series) -> str:
+    grid = series.grid
+    return " x ".join(_rounded(mm, 2) for mm in grid.voxel_mm) if grid else UNKNOWN
+
+
+def _matrix(series: Series) -> str:
+    return " x ".join(map(str, series.shape))
+
+
+def _b_values(series: Series) -> str:
+    return ", ".join(str(shell.b) for shell in series.shells) or UNKNOWN
+
+
+def _directions(series: Series) -> str:
+    counts = [str(shell.directions) for shell in series.shells if shell.directions]
+    return ", ".join(counts) or ("0" if series.shells else UNKNOWN)
+
+
+def _direction(series: Series) -> str:
+    """As on the scanner's console, `AP`; without a sidecar, what the name says."""
+    return given_direction(series) or series.entities.get("dir", UNKNOWN)
+
+
+PARAMETERS: Mapping[str, Callable[[Series], Any]] = {
+    "voxel (mm)": _voxel,
+    "matrix": _matrix,
+    "TE (ms)": _number("EchoTime", 1000, 1),
+    "TR (ms)": _number("RepetitionTime", 1000, 0),
+    "b-values (s/mm2)": _b_values,
+    "directions": _directions,
+    "phase encoding": _direction,
+}
+"""Parameter -> its value for a series, as text."""

@@ -1,0 +1,49 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well, removed when it does not.
+
+    Hidden, so that nothing takes it for a result; the folder is made where it is missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.parent / f".{uuid.uuid4().hex[:12]}.part{''.join(path.suffixes)}"
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def write_atomically(path: Path, text: str) -> Path:
+    """Write text so that a reader sees the old file or the new one; returns `path`."""
+    with beside(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return path
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what an interrupted run left of `beside` in a folder."""
+    for draft in folder.glob(".*.part*"):
+        with suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def link_or_copy(source: Path, target: Path) -> Path:
+    """The same bytes under a second name: a hard link, or a copy where links cannot be made."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    return target

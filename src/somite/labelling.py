@@ -1,0 +1,392 @@
+"""The label image, its table, its transform and the mask of a group of runs: which, and what is wrong.
+
+Reads headers and tables; the voxels of labels are looked at by `deep.deep_check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from somite.bids import File, Name, comparable, inherited, stem
+from somite.errors import DatasetError, Problem
+from somite.grouping import duplicate_name
+from somite.images import Grid
+from somite.index import Visit
+from somite.interfaces.load import describe_grid
+from somite.registry import Fact
+from somite.segments import Label, Segment, by_segment, read_label_table
+from somite.series import check_access, read_header
+from somite.sessions import Series, listing
+
+# What these entities say is about the derived image itself; all others name the scan that it was made from.
+_OWN = ("sub", "ses", "space", "res", "den", "label", "seg", "atlas", "scale", "desc", "hemi")
+_TRANSFORM_EXTENSIONS = (".txt", ".mat", ".tfm", ".h5")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for a group of runs: a file, or none, and what is to be said of it."""
+
+    path: Path | None = None
+    problems: tuple[Problem, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What belongs to the label image of a group of runs."""
+
+    labels: Path | None = None
+    table: Path | None = None
+    transform: Path | None = None
+    description: str = ""
+    """The entity `desc` of the label image."""
+    problems: tuple[Problem, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass
+class Tables:
+    """Label tables, each read once; one at the root of the labels may serve all sessions."""
+
+    _read: dict[Path, tuple[Label, ...] | DatasetError] = field(default_factory=dict)
+
+    def read(self, path: Path) -> Mapping[Segment, tuple[int, ...]]:
+        """Segment -> its labels.
+
+        Raises:
+            DatasetError: `UNREADABLE`, `LABEL_TABLE`.
+        """
+        if path not in self._read:
+            try:
+                check_access(path, "the label table")
+                self._read[path] = read_label_table(path)
+            except DatasetError as error:
+                self._read[path] = error
+        found = self._read[path]
+        if isinstance(found, DatasetError):
+            raise DatasetError.of(found.problems)
+        return by_segment(found)
+
+
+def passes(entities: Mapping[str, str], chosen: BaseModel) -> bool:
+    """Whether the entities are among those of a filter; one without a value is not looked at."""
+    return all(
+        values is None
+        or comparable(key, entities.get(key, "")) in [comparable(key, value) for value in values]
+        for key, values in chosen
+    )
+
+
+def find_labels(
+    series: Sequence[Series],
+    visit: Visit | None,
+    transforms: Visit | None,
+    chosen: BaseModel,
+    expected: tuple[Segment, ...] | None,
+    tables: Tables,
+) -> Labelling:
+    """The label image of a group of runs with its table and transform, and all that is wrong with them.
+
+    Args:
+        series: of the group; the labels are to lie on the grid of the first.
+        visit: the files of the label dataset for this session; None where it has none.
+        transforms: the same of the dataset that holds the transforms.
+        chosen: filter of the label images.
+        expected: segments that the table shall hold; None: those of the label table.
+        tables: what has been read already.
+    """
+    image, about = choose(visit, "dseg", chosen, series)
+    if image is None or visit is None:
+        missing = about.problems or (_no_labels(series, visit),)
+        return Labelling(problems=missing)
+    table = _find_table(image, visit, expected, tables)
+    transform = _find_transform(image, series, transforms)
+    where = check_grid(image, series, transform.path, bool(transform.problems))
+    found = (about, table, transform, where)
+    return Labelling(
+        image.path,
+        table.path,
+        transform.path,
+        image.name.entities.get("desc", ""),
+        tuple(problem for part in found for problem in part.problems),
+        tuple(fact for part in found for fact in part.facts),
+    )
+
+
+def find_mask(series: Sequence[Series], visit: Visit | None, chosen: BaseModel, *, wanted: bool) -> Found:
+    """The mask that is given for a group of runs; it must lie on the grid of the first.
+
+    Args:
+        series: of the group.
+        visit: the files of the dataset of masks for this session; None where it has none.
+        chosen: filter of the masks.
+        wanted: whether the configuration names a folder of masks.
+    """
+    image, about = choose(visit, "mask", chosen, series)
+    if image is None:
+        return replace(about, problems=about.problems or (_no_mask(series),)) if wanted else about
+    where = check_grid(image, series, None, False)
+    return Found(image.path, (*about.problems, *where.problems), (*about.facts, *where.facts))
+
+
+def choose(
+    visit: Visit | None, suffix: str, chosen: BaseModel, series: Sequence[Series]
+) -> tuple[File | None, Found]:
+    """The one image of this suffix that applies to the series, and what is to be said of the choice.
+
+    Of several, that which names most of the series; of these, that in DWI space. `LABEL_AMBIGUOUS` where more
+    than one remains, `DUPLICATE_NAME` where their names mean one image.
+    """
+    files = [
+        file
+        for file in (visit.files if visit else ())
+        if file.name.suffix == suffix
+        and file.name.is_image
+        and passes(file.name.entities, chosen)
+        and _applies(file.name, series)
+    ]
+    if not files:
+        return None, Found()
+    most = max(len(_source(file.name)) for file in files)
+    nearest = [file for file in files if len(_source(file.name)) == most]
+    in_dwi = [file for file in nearest if _in_dwi_space(file.name)]
+    best = in_dwi or nearest
+    if len(best) > 1:
+        return None, Found(problems=(_ambiguous(best, suffix),))
+    if len(files) == 1:
+        return best[0], Found()
+    others = ", ".join(file.path.name for file in files if file is not best[0])
+    reason = "the only one in DWI space" if len(nearest) > 1 else "it names most entities of the series"
+    fact = Fact("label image" if suffix == "dseg" else suffix, best[0].path.name, f"{reason}; also: {others}")
+    return best[0], Found(facts=(fact,))
+
+
+def _applies(name: Name, series: Sequence[Series]) -> bool:
+    """Whether one of the series has all that the derived image's name says of its source."""
+    source = _source(name)
+    return any(
+        all(comparable(key, one.entities.get(key, "")) == comparable(key, source[key]) for key in source)
+        for one in series
+    )
+
+
+def _source(name: Name) -> dict[str, str]:
+    """What a name says of a series. In another space than its own it says it of another scan: nothing."""
+    if not _in_dwi_space(name):
+        return {}
+    return {key: value for key, value in name.entities.items() if key not in _OWN}
+
+
+def _in_dwi_space(name: Name) -> bool:
+    return name.entities.get("space", "dwi") == "dwi"
+
+
+def _find_table(image: File, visit: Visit, expected: tuple[Segment, ...] | None, tables: Tables) -> Found:
+    try:
+        chain = inherited(image.name, ".tsv", visit.levels(image))
+        if not chain:
+            return Found(problems=(_no_table(image),))
+        path = chain[-1].path
+        return Found(path, tuple(_check_regions(tables.read(path), expected, path)))
+    except DatasetError as error:
+        return Found(problems=error.problems)
+
+
+def _check_regions(
+    table: Mapping[Segment, tuple[int, ...]], expected: tuple[Segment, ...] | None, path: Path
+) -> list[Problem]:
+    return check_regions(set(table), expected, str(path), "the label table")
+
+
+def check_regions(
+    carried: set[Segment], expected: tuple[Segment, ...] | None, where: str, carrier: str
+) -> list[Problem]:
+    """`NO_REGION` where none of the expected segments is carried, `REGION_MISSING` where some are not.
+
+    Args:
+        carried: segments that have a label.
+        expected: segments that the table shall hold; None: those that are carried.
+        where: the file.
+        carrier: what it is: `the label table`.
+    """
+    missing = tuple(str(segment) for segment in expected or () if segment not in carried)
+    if carried and not missing:
+        return []
+    if not carried or len(missing) == len(expected or ()):
+        return [
+            Problem(
+                "NO_REGION",
+                f"{carrier} carries no region of the configuration",
+                where=where,
+                found=listing(tuple(sorted(str(segment) for segment in carried))) or "no label",
+                expected=listing(missing) or "at least one label",
+                do="compare the columns region, side, level and segment with roi: segments: of the "
+                "configuration; they are matched letter by letter",
+            )
+        ]
+    return [
+        Problem(
+            "REGION_MISSING",
+            f"{carrier} lacks {len(missing)} of the {len(expected or ())} segments of the configuration",
+            where=where,
+            found=f"no label for {listing(missing)}",
+            expected="a label for each; without one, its rows in the table say so",
+            do="nothing if they were not drawn on purpose",
+            severity="warning",
+        )
+    ]
+
+
+def _find_transform(image: File, series: Sequence[Series], visit: Visit | None) -> Found:
+    """The transform from the space of the labels to that of the series, where they are not the same."""
+    space = image.name.entities.get("space", "dwi")
+    if space == "dwi" or visit is None:
+        return Found()
+    files = [
+        file
+        for file in visit.files
+        if file.name.suffix == "xfm"
+        and file.name.extension in _TRANSFORM_EXTENSIONS
+        and file.name.entities.get("from") == space
+        and file.name.entities.get("to") == "dwi"
+        and file.name.entities.get("mode", "image") == "image"
+        and _applies(_without_route(file.name), series)
+    ]
+    if not files:
+        return Found()
+    most = max(len(file.name.entities) for file in files)
+    best = [file for file in files if len(file.name.entities) == most]
+    if len(best) > 1:
+        return Found(problems=(_ambiguous(best, "xfm"),))
+    try:
+        check_access(best[0].path, "the transform")
+    except DatasetError as error:
+        return Found(problems=error.problems)
+    return Found(best[0].path)
+
+
+def _without_route(name: Name) -> Name:
+    entities = {k: v for k, v in name.entities.items() if k not in ("from", "to", "mode")}
+    return Name(entities, name.suffix, name.extension)
+
+
+def check_grid(image: File, series: Sequence[Series], transform: Path | None, excused: bool) -> Found:
+    """Whether a label image or mask can be read, is 3D, and is on the grid of the series or has a transform.
+
+    Args:
+        image: the label image or mask.
+        series: the group of runs.
+        transform: brings it onto the series.
+        excused: whether the lack of a transform has been told already.
+    """
+    what = "the mask" if image.name.suffix == "mask" else "the label image"
+    try:
+        grid, shape = read_header(image.path, what)
+    except DatasetError as error:
+        return Found(problems=error.problems)
+    target = series[0].grid
+    if any(n != 1 for n in shape[3:]):
+        return Found(problems=(_not_3d(image, shape),))
+    if target is None or transform is not None or excused:
+        return Found()
+    if not grid.matches(target):
+        return Found(problems=(_other_grid(image, grid, target, series[0]),))
+    if _in_dwi_space(image.name):
+        return Found()
+    reason = f"no transform from {image.name.entities['space']} to dwi, and the grids are the same"
+    return Found(facts=(Fact(f"space of {image.path.name}", "dwi", reason),))
+
+
+def _code(image: File) -> str:
+    return "MASK_GRID" if image.name.suffix == "mask" else "LABEL_GRID"
+
+
+def _other_grid(image: File, grid: Grid, target: Grid, series: Series) -> Problem:
+    space = "T2w" if _in_dwi_space(image.name) else image.name.entities["space"]
+    what, do = "label image", "resample it onto the series with nearest neighbour"
+    if image.name.suffix == "mask":
+        what = "mask"
+    else:
+        do += f", or give the ITK transform *_from-{space}_to-dwi_mode-image_xfm.txt" + (
+            " and name the image space-T2w, or whatever it was drawn on" if _in_dwi_space(image.name) else ""
+        )
+    return Problem(
+        _code(image),
+        f"the {what} lies on another grid than the series"
+        + (", without a transform" if what != "mask" else ""),
+        where=str(image.path),
+        found=describe_grid(grid),
+        expected=f"{describe_grid(target)}, as in {series.dwi.name}",
+        do=do,
+    )
+
+
+def _not_3d(image: File, shape: tuple[int, ...]) -> Problem:
+    return Problem(
+        _code(image),
+        "the image is not 3D",
+        where=str(image.path),
+        found=" x ".join(map(str, shape)),
+        expected="three axes, one value per voxel of the series",
+        do="save one volume; overlapping labels need images of their own",
+    )
+
+
+def _no_labels(series: Sequence[Series], visit: Visit | None) -> Problem:
+    entities = series[0].entities
+    session = f"_ses-{entities['ses']}" if "ses" in entities else ""
+    other = [f.path.name for f in visit.files if f.name.suffix == "dseg"] if visit else []
+    return Problem(
+        "NO_LABELS",
+        "no label image for this session: maps are made, and its rows of the table say why they are empty",
+        where=str(series[0].dwi),
+        found=f"{listing(tuple(other))}, none of which applies" if other else "no *_dseg.nii.gz",
+        expected=f"sub-{entities.get('sub', '')}{session}_space-dwi_dseg.nii.gz, or more entities of the "
+        "series, in the folder of labels (labels: folder:)",
+        do="draw the labels, or correct their names or labels: filter: in the configuration",
+        severity="warning",
+    )
+
+
+def _no_mask(series: Sequence[Series]) -> Problem:
+    return Problem(
+        "NO_MASK",
+        "no mask for this session: the step mask makes one",
+        where=str(series[0].dwi),
+        found="no *_mask.nii.gz that applies, in the folder of masks",
+        expected=f"{stem(series[0].dwi).removesuffix('_dwi')}_space-dwi_mask.nii.gz",
+        do="add it, or correct its name or masks: filter: in the configuration",
+        severity="warning",
+    )
+
+
+def _no_table(image: File) -> Problem:
+    return Problem(
+        "LABEL_NO_TABLE",
+        "the label image has no table that says what its values mean",
+        where=str(image.path),
+        found="no .tsv beside it, nor one that it inherits",
+        expected=f"{stem(image.path)}.tsv, or one for all in the folder of labels, such as "
+        f"{'seg-' + image.name.entities['seg'] + '_' if 'seg' in image.name.entities else ''}dseg.tsv",
+        do="write it: tab-separated, with the columns index and name, and region, side, level, segment",
+    )
+
+
+def _ambiguous(files: Sequence[File], suffix: str) -> Problem:
+    if suffix != "xfm" and len({file.name.same_image() for file in files}) < len(files):
+        return duplicate_name([str(file.path) for file in files], f"{suffix} image")
+    what = {"dseg": "label image", "mask": "mask", "xfm": "transform"}[suffix]
+    option = {"dseg": "labels: filter:", "mask": "masks: filter:", "xfm": ""}[suffix]
+    return Problem(
+        "LABEL_AMBIGUOUS",
+        f"more than one {what} applies to the session",
+        where=str(files[0].path.parent),
+        found=listing(tuple(file.path.name for file in files)),
+        expected="one",
+        do=f"choose with {option} {{desc: ..., seg: ...}}" if option else "remove all but one",
+    )

@@ -1,0 +1,170 @@
+"""From shapes to voxels: each voxel is sampled at a lattice of points, and its signal is their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from somite.gradients import Gradients
+from somite.images import Grid
+from somite.phantom.anatomy import EDGE, Anatomy
+from somite.phantom.tissue import Floats, attenuation
+
+_BRICK = 12
+"""Voxels along the side of the bricks that are painted at a time: small enough for the processor's cache, and
+for most shapes to be far from most bricks."""
+
+
+@dataclass(frozen=True)
+class Painting:
+    """What lies in each voxel of a grid with v voxels, in C order.
+
+    Points in pieces whose diffusion varies in space are kept one by one, sorted by voxel.
+    """
+
+    shape: tuple[int, int, int]
+    per_voxel: int
+    """Points per voxel."""
+    first: NDArray[np.int16]
+    """Piece of each voxel (v,), where all its points belong to one; of its first point elsewhere."""
+    mixed: NDArray[np.intp]
+    """Voxels with points of several pieces (m,)."""
+    counts: NDArray[np.int32]
+    """How many points of a mixed voxel belong to each piece (m, pieces)."""
+    fine_voxel: NDArray[np.intp]
+    """Voxel of each point that is kept (f,)."""
+    fine_piece: NDArray[np.int16]
+    """(f,)"""
+    fine_points: Floats
+    """Where it lies, in the frame of the body, mm (3, f)."""
+
+
+def _bricks(shape: tuple[int, int, int]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Voxel indices (3, b) and flat indices (b,) of each brick."""
+    starts = (range(0, n, _BRICK) for n in shape)
+    for corner in product(*starts):
+        ranges = [np.arange(c, min(c + _BRICK, n)) for c, n in zip(corner, shape, strict=True)]
+        ijk = np.stack([axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")])
+        yield ijk, np.ravel_multi_index(tuple(ijk), shape)
+
+
+def paint(anatomy: Anatomy, grid: Grid, per_axis: int = 3) -> Painting:
+    """Sample every voxel of `grid` at `per_axis`³ points, evenly spaced and symmetric about its centre."""
+    to_body = np.linalg.inv(anatomy.pose) @ grid.affine
+    steps = (np.arange(per_axis) + 0.5) / per_axis - 0.5
+    offsets = np.stack([axis.ravel() for axis in np.meshgrid(steps, steps, steps, indexing="ij")])
+    n = offsets.shape[1]
+    varies = np.array([piece.diffusion is not None for piece in anatomy.pieces])
+    first = np.zeros(int(np.prod(grid.shape)), np.int16)
+    mixed, counts, fine_voxel, fine_piece, fine_points = [], [], [], [], []
+    for ijk, flat in _bricks(grid.shape):
+        index = (ijk[:, :, None] + offsets[:, None, :]).reshape(3, -1)
+        points = to_body[:3, :3] @ index + to_body[:3, 3:]
+        pieces = _pieces(anatomy, points)
+        by_voxel = pieces.reshape(-1, n)
+        first[flat] = by_voxel[:, 0]
+        several = np.flatnonzero((by_voxel != by_voxel[:, :1]).any(axis=1))
+        mixed.append(flat[several])
+        counts.append(_count(by_voxel[several], len(anatomy.pieces)))
+        fine = np.flatnonzero(varies[pieces])
+        fine_voxel.append(flat[fine // n])
+        fine_piece.append(pieces[fine])
+        fine_points.append(points[:, fine])
+    return Painting(
+        grid.shape,
+        n,
+        first,
+        np.concatenate(mixed),
+        np.concatenate(counts),
+        np.concatenate(fine_voxel),
+        np.concatenate(fine_piece),
+        np.concatenate(fine_points, axis=1),
+    )
+
+
+def _pieces(anatomy: Anatomy, points: Floats) -> NDArray[np.int16]:
+    """Piece of each of `points` (3, m), frame of the body."""
+    pieces = np.zeros(points.shape[1], np.int16)
+    low, high = points.min(axis=1), points.max(axis=1)
+    for shape in anatomy.shapes:
+        if (high >= shape.low).all() and (low <= shape.high).all():
+            painted = shape.paint(points)
+            np.copyto(pieces, painted, where=painted > 0)
+    return pieces
+
+
+def _count(pieces: NDArray[np.int16], n_pieces: int) -> NDArray[np.int32]:
+    """How often each piece occurs in each row: (rows, n_pieces)."""
+    rows = np.arange(len(pieces))[:, None] * n_pieces
+    flat = np.bincount((rows + pieces).ravel(), minlength=len(pieces) * n_pieces)
+    return flat.reshape(len(pieces), n_pieces).astype(np.int32)
+
+
+def average(painting: Painting, table: Floats, fine: Floats) -> NDArray[np.float32]:
+    """Mean over each voxel's points of k quantities: (v, k).
+
+    Args:
+        painting: what lies where.
+        table: the quantities in each piece (pieces, k); 0 in those whose diffusion varies in space.
+        fine: the quantities at the points of those pieces (f, k).
+    """
+    n = painting.per_voxel
+    values = table.astype(np.float32)[painting.first]
+    values[painting.mixed] = painting.counts @ table / n
+    if len(fine):
+        starts = np.flatnonzero(np.diff(painting.fine_voxel, prepend=-1))
+        values[painting.fine_voxel[starts]] += (np.add.reduceat(fine, starts, axis=0) / n).astype(np.float32)
+    return values
+
+
+def diffusion(anatomy: Anatomy, painting: Painting) -> tuple[Floats, Floats]:
+    """FA and MD (mm2/s) as columns: in each piece (pieces, 2), and at each kept point (f, 2)."""
+    table = np.array(
+        [(0.0, 0.0) if p.diffusion else (p.tissue.fa, p.tissue.md) for p in anatomy.pieces], np.float64
+    )
+    fine = np.zeros((len(painting.fine_voxel), 2))
+    for number, piece in enumerate(anatomy.pieces):
+        if piece.diffusion:
+            mine = painting.fine_piece == number
+            fa, md, _ = piece.diffusion(painting.fine_points[:, mine])
+            fine[mine] = np.stack([fa, md], axis=1)
+    return table, fine
+
+
+def signal(anatomy: Anatomy, painting: Painting, gradients: Gradients, te_ms: float) -> tuple[Floats, Floats]:
+    """Signal as columns, relative to fully relaxed nerve: of each piece (pieces, n), at each kept point."""
+    turn = anatomy.pose[:3, :3]
+    table = np.zeros((len(anatomy.pieces), len(gradients.bvals)))
+    fine = np.zeros((len(painting.fine_voxel), len(gradients.bvals)), np.float32)
+    for number, piece in enumerate(anatomy.pieces):
+        bright = piece.tissue.brightness(te_ms)
+        if piece.diffusion:
+            mine = painting.fine_piece == number
+            fa, md, direction = piece.diffusion(painting.fine_points[:, mine])
+            fine[mine] = bright * attenuation(fa, md, turn @ direction, gradients)
+        else:
+            axis = np.asarray(piece.direction) / np.linalg.norm(piece.direction)
+            fa, md = np.array([piece.tissue.fa]), np.array([piece.tissue.md])
+            table[number] = bright * attenuation(fa, md, turn @ axis[:, None], gradients)[0]
+    return table, fine.astype(np.float64)
+
+
+def label(anatomy: Anatomy, painting: Painting) -> NDArray[np.int16]:
+    """Label image: a segment's index where all of a voxel is of it, plus EDGE where only a part is.
+
+    A voxel that several segments share carries the edge label of the one with most points (the lower index
+    where two have the same).
+    """
+    of_piece = np.array([piece.label for piece in anatomy.pieces])
+    labels = of_piece[painting.first].astype(np.int16)
+    belongs = (of_piece[:, None] == np.arange(of_piece.max() + 1)).astype(np.int32)
+    points = painting.counts @ belongs
+    pure = points.max(axis=1) == painting.per_voxel
+    points[:, 0] = 0
+    most = np.where(points.any(axis=1), points.argmax(axis=1) + EDGE, 0)
+    labels[painting.mixed] = np.where(pure, of_piece[painting.first[painting.mixed]], most)
+    return labels.reshape(painting.shape)

@@ -1,0 +1,164 @@
+"""The record of a session's run: what ran, on what, with which result. One JSON file in `log/`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from somite.errors import Problem
+from somite.files import write_atomically
+from somite.registry import Fact
+
+GONE = "its result is no longer in the work folder"
+
+State = Literal["run", "cached", "failed", "not reached"]
+Verdict = Literal["done", "failed"]
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of a session."""
+
+    step: str
+    state: State
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    code: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, list[str]] = field(default_factory=dict)
+    """Need -> SHA-256 of its files."""
+    outputs: dict[str, str] = field(default_factory=dict)
+    """Product -> SHA-256."""
+    commands: list[str] = field(default_factory=list)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A file of the output."""
+
+    path: str
+    """Relative to the output dataset."""
+    sha256: str
+    size: int
+    source: str
+    """SHA-256 of the product that it was made from."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run of one session. The newest is in `log/<label>.json`."""
+
+    label: str
+    participant_id: str
+    session_id: str
+    run: str
+    verdict: Verdict
+    problems: list[Problem] = field(default_factory=list)
+    """Why it failed; empty when it is done."""
+    failed_step: str = ""
+    warnings: list[Problem] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    steps: list[StepRecord] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Input file, relative to the dataset it came from -> SHA-256."""
+    outputs: list[Delivered] = field(default_factory=list)
+    recipe: str = ""
+    """Digest of the steps' options: sessions of one table must have the same."""
+    seconds: float = 0.0
+    started: str = ""
+    command: str = ""
+    software: dict[str, str] = field(default_factory=dict)
+    processor: str = ""
+    threads: int = 1
+
+    def count(self, state: State) -> int:
+        """How many steps ended in this state."""
+        return sum(step.state == state for step in self.steps)
+
+    @property
+    def peak_mb(self) -> float:
+        """Highest memory of its steps, whenever they ran."""
+        return max((step.peak_mb for step in self.steps), default=0.0)
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line."""
+        return (
+            "; ".join(
+                f"{p.code}: {p.what}"
+                + (f" ({p.where})" if p.where else "")
+                + (f": {p.found}" if p.found else "")
+                for p in self.problems
+            )
+            .replace("\n", " | ")
+            .replace("\t", " ")
+        )
+
+
+def path_of(out_dir: Path, label: str) -> Path:
+    """Where the record of a session lies."""
+    return out_dir / "log" / f"{label}.json"
+
+
+def write(record: Record, out_dir: Path) -> Path:
+    """Write a record whole; returns its path."""
+    return write_atomically(path_of(out_dir, record.label), json.dumps(asdict(record), indent=1) + "\n")
+
+
+def read(path: Path) -> Record | None:
+    """The record at `path`, or None where there is none that can be read."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored["problems"] = [Problem(**item) for item in stored["problems"]]
+        stored["warnings"] = [Problem(**item) for item in stored["warnings"]]
+        stored["facts"] = [Fact(**item) for item in stored["facts"]]
+        stored["steps"] = [StepRecord(**item) for item in stored["steps"]]
+        stored["outputs"] = [Delivered(**item) for item in stored["outputs"]]
+        return Record(**stored)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def read_all(out_dir: Path) -> list[Record]:
+    """The record of every session of an output dataset, by label."""
+    found = (read(path) for path in sorted((out_dir / "log").glob("sub-*.json")))
+    return [record for record in found if record is not None]
+
+
+def tally(records: Iterable[Record]) -> str:
+    """`steps: 12 run, 30 cached, 0 failed` over several records."""
+    states = Counter(step.state for record in records for step in record.steps)
+    return f"steps: {states['run']} run, {states['cached']} cached, {states['failed']} failed"
+
+
+def differences(before: Sequence[StepRecord], now: StepRecord) -> list[str]:
+    """Why a step would run again: what differs from the record of its last run, in words."""
+    last = next((step for step in before if step.step == now.step), None)
+    if last is None or last.state in ("failed", "not reached"):
+        return ["not run before"] if last is None else ["did not end well before"]
+    reasons = []
+    for option in sorted(set(last.config) | set(now.config)):
+        old, new = last.config.get(option, "(absent)"), now.config.get(option, "(absent)")
+        if old != new:
+            reasons.append(f"option {now.step}.{option}: {_short(old)} -> {_short(new)}")
+    for need, sums in now.inputs.items():
+        if last.inputs.get(need) != sums:
+            reasons.append(f"input {need} changed")
+    for name in sorted(set(last.versions) | set(now.versions)):
+        old, new = last.versions.get(name, "absent"), now.versions.get(name, "absent")
+        if old != new:
+            reasons.append(f"version of {name}: {old} -> {new}")
+    if last.code != now.code:
+        reasons.append(f"code of step {now.step} changed")
+    return reasons or [GONE]
+
+
+def _short(value: object, limit: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

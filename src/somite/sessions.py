@@ -1,0 +1,146 @@
+"""What a plan is made of: frozen records of series, sessions and the cohort. Opens no file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from somite.bids import join_entities
+from somite.errors import Problem
+from somite.images import Grid
+from somite.registry import Fact
+from somite.segments import Segment
+
+Affine = tuple[tuple[float, float, float, float], ...]
+"""4 x 4, voxel indices to world RAS+ mm, by rows: an array could not be compared or hashed."""
+
+
+@dataclass(frozen=True)
+class Shell:
+    """The volumes of one b-value of a series."""
+
+    b: int
+    """s/mm2, rounded to 50."""
+    volumes: int
+    directions: int
+    """Distinct, opposites counted once; 0 at b=0."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One diffusion series: an image, its gradients, and what its sidecars say of the acquisition."""
+
+    dwi: Path
+    bval: Path | None
+    bvec: Path | None
+    entities: Mapping[str, str]
+    """All of the image's name, `sub` and `ses` among them."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of BIDS sidecars that the physics needs, inheritance honoured; nothing that identifies."""
+    shape: tuple[int, int, int] = (0, 0, 0)
+    """Of one volume; zeros where the header cannot be read."""
+    affine: Affine = ()
+    n_volumes: int = 0
+    shells: tuple[Shell, ...] = ()
+    """Ascending; empty where the gradient files have a problem."""
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where its voxels lie; None where the header cannot be read."""
+        return Grid(self.shape, np.array(self.affine)) if self.affine else None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What is processed as one: series of a session of a participant, their labels, and what is wrong."""
+
+    participant: str
+    """Without `sub-`."""
+    session: str | None
+    """Without `ses-`; None where the participant has no session folders."""
+    entities: Mapping[str, str]
+    """What tells this group of runs from the others of the session: {"dir": "AP"}."""
+    series: tuple[Series, ...] = ()
+    """Empty only where a folder cannot be read."""
+    labels: Path | None = None
+    label_table: Path | None = None
+    labels_transform: Path | None = None
+    mask: Path | None = None
+    roi_source: str = ""
+    rater: str = ""
+    problems: tuple[Problem, ...] = ()
+    facts: tuple[Fact, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """`sub-01_ses-02_dir-AP`: unique in a plan, and fit for a file name."""
+        return join_entities({"sub": self.participant, "ses": self.session or "", **self.entities})
+
+    @property
+    def folder(self) -> str:
+        """Folder of the results, relative to the output: `sub-01/ses-02/dwi`."""
+        session = f"/ses-{self.session}" if self.session else ""
+        return f"sub-{self.participant}{session}/dwi"
+
+    @property
+    def run_label(self) -> str:
+        """`dir-AP`; empty where the session is one group whose series have no entity in common."""
+        return join_entities(self.entities)
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """Problems for which the session is not run."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """Problems that are carried to its record."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A parameter of the protocol over the cohort: its most frequent value, and the sessions with another."""
+
+    parameter: str
+    """With its unit, and the group of runs where sessions have several: `TE (ms), dir-AP`."""
+    mode: str
+    n_mode: int
+    n_sessions: int
+    others: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Other value -> labels of the sessions that have it; the most frequent first."""
+
+    def cells(self, most_named: int = 5) -> tuple[str, str, str, str]:
+        """Parameter, most frequent value, `9 of 10`, and the others: `80: sub-03; 90: sub-04, sub-05`."""
+        others = "; ".join(
+            f"{value}: {listing(labels, most_named)}" for value, labels in self.others[:most_named]
+        )
+        if len(self.others) > most_named:
+            others += f"; and {len(self.others) - most_named} more values"
+        return self.parameter, self.mode, f"{self.n_mode} of {self.n_sessions}", others
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every session of a dataset as it would be run, and everything that is wrong."""
+
+    bids_dir: Path
+    sessions: tuple[Session, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    """Of the dataset as a whole."""
+    deviations: tuple[Deviation, ...] = ()
+    """A row for each parameter of the protocol, also where no session deviates."""
+    left_out: tuple[Fact, ...] = ()
+    """Series that belong to no session of the plan, each with the reason."""
+    expected: tuple[Segment, ...] | None = None
+    """Segments that the configuration names; None: those of the label tables."""
+
+
+def listing(items: tuple[str, ...], most: int = 8) -> str:
+    """`sub-03, sub-04 and 7 more`."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

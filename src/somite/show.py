@@ -1,0 +1,115 @@
+"""Plain text for a person: what a plan found and what would run, how a cohort stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from somite import record
+from somite.errors import Problem
+from somite.sessions import Session
+from somite.record import Record
+from somite.workflows import participant, session
+from somite.workflows.group import Member, summary
+from somite.workflows.participant import Place
+
+
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows of cells as lines with aligned columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def problems(found: Iterable[Problem]) -> Iterator[str]:
+    """Each problem, indented below its severity."""
+    for problem in found:
+        head, *rest = str(problem).splitlines()
+        yield f"  {problem.severity} {head}"
+        yield from (f"  {line}" for line in rest)
+
+
+def plan(place: Place) -> Iterator[str]:
+    """What would run in each session and why, what is wrong, and how the protocol varies over the cohort."""
+    units = participant.units(place)
+    yield from problems(place.plan.problems)
+    counted = {"run": 0, "cached": 0}
+    for item in place.plan.sessions:
+        yield f"{item.label}  ({grouping(item)})"
+        yield from problems(item.problems)
+        if (unit := units.get(item.label)) is None:
+            yield "  would not run"
+            continue
+        traces = session.look(unit)
+        last = record.read(record.path_of(place.out_dir, unit.label))
+        reasons = session.why(traces, last)
+        cached = [t.node.step for t in traces if t.state == "cached"]
+        counted["cached"] += len(cached)
+        counted["run"] += len(reasons)
+        if cached:
+            yield f"  cached: {', '.join(cached)}"
+        yield from (f"  runs:   {step}: {'; '.join(why)}" for step, why in reasons.items())
+    yield ""
+    yield from deviations(place)
+    wrong = sum(bool(item.errors) for item in place.plan.sessions)
+    yield (
+        f"sessions: {len(place.plan.sessions) - wrong} to run, {wrong} with errors; "
+        f"steps: {counted['run']} to run, {counted['cached']} cached"
+    )
+
+
+def grouping(item: Session) -> str:
+    """Which series a session is made of."""
+    names = ", ".join(series.dwi.name for series in item.series)
+    volumes = sum(series.n_volumes for series in item.series)
+    labels = item.labels.name if item.labels is not None else "no label image"
+    return f"{names}: {volumes} volumes; {labels}"
+
+
+def deviations(place: Place) -> Iterator[str]:
+    """The protocol of the cohort and the sessions that differ from it."""
+    table = place.plan.deviations
+    if not table:
+        return
+    yield "protocol of the cohort (most frequent value, and who differs):"
+    rows = [("", "parameter", "most", "sessions", "others")]
+    for item in table:
+        rows.append(("", *item.cells()))
+    yield from columns(rows)
+    yield ""
+
+
+def cohort(place: Place, members: Sequence[Member], table: Record) -> Iterator[str]:
+    """Where the tables lie, and who is missing from them."""
+    yield from failures(members)
+    if table.verdict == "failed":
+        yield from problems(table.problems)
+        return
+    for item in table.outputs:
+        yield f"  {place.out_dir / item.path}"
+    yield f"  {place.out_dir / 'group' / 'status.tsv'}"
+
+
+def failures(members: Sequence[Member]) -> Iterator[str]:
+    """Sessions that are not done, with the reason."""
+    for member in members:
+        if member.verdict != "done":
+            yield f"{member.label}  {member.verdict}: {member.reason}"
+
+
+def totals(members: Sequence[Member], records: Sequence[Record]) -> str:
+    """The last line of a run."""
+    return f"{summary(members)}; {record.tally(records)}"
+
+
+def status(out_dir: Path) -> tuple[list[str], bool]:
+    """How the sessions of an output dataset stand, from their records; and whether one has failed."""
+    records = record.read_all(out_dir)
+    rows = [("session", "verdict", "steps", "seconds", "peak MB", "reason")]
+    for item in records:
+        steps = f"{item.count('run')} run, {item.count('cached')} cached"
+        seconds = f"{sum(step.seconds for step in item.steps):.1f}"
+        rows.append((item.label, item.verdict, steps, seconds, f"{item.peak_mb:.0f}", item.reason))
+    done = sum(item.verdict == "done" for item in records)
+    lines = [*columns(rows), f"sessions: {done} done, {len(records) - done} failed"]
+    return lines, done < len(records)

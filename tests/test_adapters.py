@@ -1,0 +1,116 @@
+"""Every step runs alone, in a bare Pydra workflow and in a bare Nipype node, with no BIDS in sight."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nipype import Node
+from pydra.compose import workflow
+
+import somite
+from somite.errors import GraphError
+from somite.images import open_image
+from somite.phantom.dataset import write_dataset
+from somite.phantom.lumbar import lumbar_grid
+from somite.registry import discover
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A small phantom as the files that the first steps need."""
+    root = tmp_path_factory.mktemp("files") / "bids"
+    write_dataset(root, participants=1, snr=math.inf, grid=lumbar_grid(4.5))
+    series = root / "sub-01" / "dwi" / "sub-01_dwi"
+    labels = root / "derivatives/labels/sub-01/dwi/sub-01_space-dwi_seg-lumbar_desc-manual_dseg"
+    return {
+        "dwi": series.with_suffix(".nii.gz"),
+        "bval": series.with_suffix(".bval"),
+        "bvec": series.with_suffix(".bvec"),
+        "sidecar": series.with_suffix(".json"),
+        "labels": labels.with_suffix(".nii.gz"),
+        "label_table": labels.with_suffix(".tsv"),
+    }
+
+
+# Steps in an order in which they can run, with the product that meets a need of another name, and options.
+CHAIN: dict[str, dict[str, Any]] = {
+    "load": {"wires": {}},
+    "denoise": {"wires": {"dwi": "dwi_loaded"}},
+    "eddy": {"wires": {"dwi": "dwi_denoised", "bval": "bval_loaded", "bvec": "bvec_loaded"}},
+    "transfer": {"wires": {"dwi": "dwi_corrected"}},
+    "mask": {"wires": {"dwi": "dwi_corrected", "bval": "bval_loaded"}, "options": {"method": "body"}},
+    "tensor": {"wires": {"dwi": "dwi_corrected", "bval": "bval_loaded", "bvec": "bvec_corrected"}},
+    "roi": {"wires": {"bval": "bval_loaded"}},
+    "table": {"wires": {"stats": "segments"}},
+}
+
+
+def inputs_of(name: str, made: dict[str, Any]) -> dict[str, Any]:
+    """The inputs of a step from what is there so far; a need for several files gets a list."""
+    given = {}
+    for need in discover()[name].needs:
+        product = CHAIN[name]["wires"].get(need.name, need.name)
+        if product in made:
+            given[need.name] = [made[product]] if need.many else made[product]
+    return given
+
+
+def test_every_step_is_in_the_chain() -> None:
+    assert set(CHAIN) == set(discover())
+
+
+def test_every_step_in_one_bare_pydra_workflow(files: dict[str, Path], tmp_path: Path) -> None:
+    tasks = {name: somite.as_pydra(name) for name in CHAIN}
+
+    @workflow.define(outputs=["fa", "table"])
+    def Bare(given: dict) -> tuple[Any, Any]:  # type: ignore[type-arg]
+        made: dict[str, Any] = dict(given)
+        for name, task in tasks.items():
+            out = workflow.add(task(**inputs_of(name, made), **CHAIN[name].get("options", {})), name=name)
+            made |= {product: getattr(out, product) for product in discover()[name].makes}
+        return made["fa"], made["segments_table"]
+
+    outputs = Bare(given=files)(cache_root=tmp_path / "cache", worker="debug")
+    assert open_image(Path(outputs.fa)).shape == open_image(files["dwi"]).shape[:3]
+    assert "nerve_root" in Path(outputs.table).read_text()
+
+
+def test_every_step_in_bare_nipype_nodes(files: dict[str, Path], tmp_path: Path) -> None:
+    made: dict[str, Any] = dict(files)
+    for name in CHAIN:
+        node = Node(somite.as_nipype(name), name=name, base_dir=tmp_path)
+        for key, value in {**inputs_of(name, made), **CHAIN[name].get("options", {})}.items():
+            setattr(node.inputs, key, [str(v) for v in value] if isinstance(value, list) else value)
+        outputs = node.run().outputs.get()
+        made |= {product: Path(outputs[product]) for product in discover()[name].makes}
+    fa = np.asarray(nib.load(made["fa"]).dataobj)
+    assert 0.2 < np.percentile(fa[fa > 0], 95) < 1
+    assert "nerve_root" in made["segments_table"].read_text()
+
+
+@pytest.mark.parametrize("name", sorted(CHAIN))
+def test_interfaces_describe_themselves(name: str) -> None:
+    interface = somite.as_nipype(name)
+    for trait_name, trait in {**interface.inputs.traits(), **interface.output_spec().traits()}.items():
+        if not trait_name.startswith("trait_"):
+            assert trait.desc, f"{name}.{trait_name}"
+
+
+def test_a_wrong_option_is_refused_by_name(files: dict[str, Path], tmp_path: Path) -> None:
+    node = somite.as_nipype("tensor")
+    with pytest.raises(Exception, match="method"):
+        node.inputs.method = "wlls"
+
+
+def test_an_unknown_step_names_the_nearest() -> None:
+    with pytest.raises(GraphError, match=r"did you mean denoise\?"):
+        somite.as_pydra("denoyse")
+    with pytest.raises(GraphError, match=r"did you mean denoise\?"):
+        somite.as_nipype("denoyse")
+
+

@@ -1,0 +1,246 @@
+"""Denoising against known truth, against dwidenoise, and at the edges: masked, odd, thin, few."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from somite import images
+from somite.images import Grid
+from somite.interfaces import denoise
+from somite.registry import Context
+
+SIGMA = 40.0
+OBLIQUE = np.array([[0.0, 1.9, 0.3, -40], [-2.0, 0.1, 0.2, 30], [0.1, -0.3, 3.1, -9], [0, 0, 0, 1]])
+
+
+def tissue(shape: tuple[int, int, int], n_volumes: int, seed: int = 0) -> np.ndarray:
+    """Smoothly turning fibres around a tube of water, S0 about 1000, one b=0 in eight, b=1000 s/mm2."""
+    rng = np.random.default_rng(seed)
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    directions = rng.standard_normal((n_volumes, 3))
+    directions /= np.linalg.norm(directions, axis=1)[:, None]
+    b = np.where(np.arange(n_volumes) % 8 == 0, 0.0, 1000.0)
+    turn = 2 * x + 1.5 * y * z
+    fibre = np.stack([np.cos(turn), np.sin(turn) * np.cos(y), np.sin(turn) * np.sin(y)], -1)
+    water = x**2 + y**2 < 0.08
+    s0 = 1000 * (1 + 0.3 * np.sin(5 * x) * np.cos(4 * y)) * np.where(water, 3, 1)
+    along, across = np.where(water, 3e-3, 1.7e-3)[..., None], np.where(water, 3e-3, 0.4e-3)[..., None]
+    return (s0[..., None] * np.exp(-b * (across + (along - across) * (fibre @ directions.T) ** 2))).astype(
+        "f4"
+    )
+
+
+def noisy(clean: np.ndarray, seed: int = 1) -> np.ndarray:
+    """The signal with Gaussian noise of SIGMA: what the estimate of sigma is held against."""
+    return clean + np.random.default_rng(seed).normal(0, SIGMA, clean.shape).astype("f4")
+
+
+def rmse(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sqrt(((a - b) ** 2).mean()))
+
+
+@pytest.fixture(scope="module")
+def clean() -> np.ndarray:
+    return tissue((22, 19, 14), 32)
+
+
+@pytest.fixture(scope="module")
+def measured(clean: np.ndarray) -> np.ndarray:
+    return noisy(clean)
+
+
+@pytest.mark.parametrize(("n_volumes", "at_most", "tolerance"), [(12, 0.60, 0.02), (32, 0.42, 0.01)])
+def test_noise_is_removed_and_its_level_found(n_volumes: int, at_most: float, tolerance: float) -> None:
+    clean = tissue((22, 19, 14), n_volumes)
+    signal, sigma = denoise.mppca(noisy(clean))
+    assert rmse(signal, clean) <= at_most * SIGMA
+    assert np.median(sigma) == pytest.approx(SIGMA, rel=tolerance)
+    assert sigma.std() < 0.04 * SIGMA
+
+
+def test_more_volumes_than_voxels_in_a_patch() -> None:
+    clean = tissue((10, 9, 8), 60)
+    signal, sigma = denoise.mppca(noisy(clean), patch=(3, 3, 3))
+    assert rmse(signal, clean) < 0.6 * SIGMA
+    assert np.median(sigma) == pytest.approx(SIGMA, rel=0.03)
+
+
+@pytest.mark.parametrize("only_noise", [False, True])
+def test_the_number_of_threads_changes_no_bit(measured: np.ndarray, only_noise: bool) -> None:
+    data = measured[:15, :11, :9]
+    before = data.copy()
+    one = denoise.mppca(data, threads=1, only_noise=only_noise)
+    for threads in (2, 8):
+        other = denoise.mppca(data, threads=threads, only_noise=only_noise)
+        assert one[0].tobytes() == other[0].tobytes()
+        assert one[1].tobytes() == other[1].tobytes()
+    assert np.array_equal(data, before)
+
+
+def test_batches_change_nothing_beyond_rounding(
+    measured: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = measured[:12, :11, :9]
+    whole = denoise.mppca(data)
+    monkeypatch.setattr(denoise, "BATCH_VALUES", 3 * 125 * data.shape[3])
+    for a, b in zip(whole, denoise.mppca(data), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(7, 6, 5), (12, 9, 1), (1, 1, 13), (4, 3, 4), (8, 2, 9)])
+@pytest.mark.parametrize("stride", [1, 2, 3, 5])
+def test_every_voxel_is_covered(shape: tuple[int, int, int], stride: int) -> None:
+    data = noisy(tissue(shape, 16))
+    signal, sigma = denoise.mppca(data, denoise.patch_shape(shape, 5), stride)
+    assert np.isfinite(signal).all()
+    assert (sigma > 0).all()
+    # A voxel that no patch covered would come back as it was.
+    assert (signal != data).any(3).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [
+        ((96, 96, 48), (5, 5, 5)),
+        ((80, 60, 1), (11, 11, 1)),
+        ((1, 40, 40), (1, 11, 11)),
+        ((40, 42, 2), (8, 8, 2)),
+        ((6, 40, 1), (6, 21, 1)),
+        ((3, 3, 3), (3, 3, 3)),
+    ],
+)
+def test_patch_keeps_its_number_of_voxels_in_a_thin_image(
+    shape: tuple[int, int, int], patch: tuple[int, int, int]
+) -> None:
+    assert denoise.patch_shape(shape, 5) == patch
+
+
+def test_masked_data_stay_zero_and_do_not_bias_their_border(clean: np.ndarray, measured: np.ndarray) -> None:
+    x, y, z = np.indices(clean.shape[:3])
+    inside = (x - 11) ** 2 + (y - 9) ** 2 + (z - 7) ** 2 < 60
+    inside[0, 0, 0] = True  # a voxel on its own
+    data = np.where(inside[..., None], measured, 0).astype("f4")
+    signal, sigma = denoise.mppca(data)
+    assert np.isfinite(signal).all()
+    assert not signal[~inside].any()
+    assert not sigma[~inside].any()
+    assert np.array_equal(signal[0, 0, 0], data[0, 0, 0])
+    inside[0, 0, 0] = False
+    eroded = inside & np.roll(inside, 2, 0) & np.roll(inside, -2, 0) & np.roll(inside, 2, 1)
+    border = inside & ~eroded
+    assert np.median(sigma[border]) == pytest.approx(SIGMA, rel=0.03)
+    assert rmse(signal[inside], clean[inside]) < 0.6 * SIGMA
+
+
+def test_wide_patches_of_masked_data_stay_zero() -> None:
+    data = noisy(tissue((9, 9, 9), 40))
+    data[:4] = 0
+    signal, sigma = denoise.mppca(data, patch=(3, 3, 3))
+    assert not signal[:4].any()
+    assert not sigma[:4].any()
+    assert np.median(sigma[4:]) == pytest.approx(SIGMA, rel=0.06)
+
+
+def test_an_empty_series_is_returned_empty() -> None:
+    signal, sigma = denoise.mppca(np.zeros((6, 6, 6, 8), "f4"))
+    assert not signal.any()
+    assert not sigma.any()
+
+
+def test_data_without_noise_are_kept() -> None:
+    clean = tissue((9, 9, 9), 20)
+    signal, sigma = denoise.mppca(clean, precision="float64")
+    np.testing.assert_allclose(signal, clean, atol=2)
+    assert sigma.max() < 2
+
+
+def test_reorientation_gives_the_same_result(measured: np.ndarray) -> None:
+    data = measured[:15, :13, :11]  # patches at stride 2 end at both borders
+    signal, sigma = denoise.mppca(data)
+    turned = data.transpose(2, 0, 1, 3)[::-1, :, ::-1]
+    signal_turned, sigma_turned = denoise.mppca(turned)
+    np.testing.assert_allclose(
+        signal_turned[::-1, :, ::-1].transpose(1, 2, 0, 3), signal, rtol=1e-3, atol=0.5
+    )
+    np.testing.assert_allclose(sigma_turned[::-1, :, ::-1].transpose(1, 2, 0), sigma, rtol=1e-3)
+
+
+def test_float64_serves_where_float32_does_not() -> None:
+    clean = tissue((9, 9, 9), 40)
+    data = clean + np.random.default_rng(0).normal(0, 0.3, clean.shape).astype("f4")
+    _, sigma = denoise.mppca(data, precision="float64")
+    assert np.median(sigma) == pytest.approx(0.3, rel=0.03)
+
+
+def test_agrees_with_dwidenoise_and_is_no_worse(
+    need_tool, clean: np.ndarray, measured: np.ndarray, tmp_path: Path
+) -> None:
+    need_tool("dwidenoise")
+    dwi = images.write(tmp_path / "dwi.nii", measured, Grid(measured.shape[:3], OBLIQUE))
+    results = {}
+    for method in ("mppca", "dwidenoise"):
+        (tmp_path / method).mkdir()
+        context = Context(tmp_path / method, threads=2)
+        paths = denoise.run(dwi, denoise.Config(method=method), context)
+        results[method] = [images.read_float(path)[0] for path in paths]
+        assert images.read_float(paths[0])[1].matches(Grid(measured.shape[:3], OBLIQUE), 1e-3)
+    assert any("-extent 5,5,5" in line for line in context.commands)
+    assert denoise._tools(denoise.Config(method="dwidenoise"))["dwidenoise"]
+    ours, theirs = results["mppca"], results["dwidenoise"]
+    assert rmse(ours[0], clean) <= 0.95 * rmse(theirs[0], clean)
+    # The known difference: dwidenoise does not count the degrees of freedom of the signal.
+    assert np.median(ours[1]) == pytest.approx(np.median(theirs[1]), rel=0.03)
+
+
+def test_without_denoising_the_data_pass_and_the_noise_is_still_found(
+    measured: np.ndarray, tmp_path: Path
+) -> None:
+    data = measured[:12, :12, :9]
+    dwi = images.write(tmp_path / "dwi.nii", data, Grid(data.shape[:3], OBLIQUE))
+    (tmp_path / "out").mkdir()
+    context = Context(tmp_path / "out")
+    same, sigma = denoise.run(dwi, denoise.Config(method="none"), context)
+    assert same.read_bytes() == dwi.read_bytes()
+    assert same.parent == tmp_path / "out"
+    assert context.numbers["noise_sigma_median"] == pytest.approx(SIGMA, rel=0.02)
+    assert [fact.name for fact in context.facts] == ["dwi_denoised"]
+    np.testing.assert_allclose(images.read_float(sigma)[0], denoise.mppca(data)[1], rtol=1e-3)
+
+
+def test_a_single_slice_with_few_volumes_runs_and_says_so(tmp_path: Path) -> None:
+    data = noisy(tissue((20, 18, 1), 7))
+    dwi = images.write(tmp_path / "dwi.nii", data, Grid((20, 18, 1), OBLIQUE))
+    context = Context(tmp_path)
+    signal, sigma = (images.read_float(p)[0] for p in denoise.run(dwi, denoise.Config(), context))
+    assert signal.shape == data.shape
+    assert sigma.shape == data.shape[:3]
+    assert np.median(sigma) == pytest.approx(SIGMA, rel=0.2)
+    assert [problem.code for problem in context.warnings] == ["DENOISE_FEW_VOLUMES"]
+    assert [(f.name, f.value) for f in context.facts] == [("denoise.patch_voxels", "11x11x1")]
+
+
+def test_a_real_cord_of_seven_volumes(real_data: Path, tmp_path: Path) -> None:
+    dwi = real_data / "cord-bids/sub-02/dwi/sub-02_dwi.nii.gz"
+    signal, sigma = (
+        images.read_float(p)[0] for p in denoise.run(dwi, denoise.Config(), Context(tmp_path, threads=2))
+    )
+    before, _ = images.read_float(dwi)
+    assert np.isfinite(signal).all()
+    assert np.isfinite(sigma).all()
+    removed = signal - before
+    assert 0.1 < removed.std() / np.median(sigma) < 1.5
+    # What was removed is noise: it does not follow the anatomy.
+    assert abs(np.corrcoef(removed[..., 0].ravel(), before[..., 0].ravel())[0, 1]) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"patch_voxels": 4}, "odd"), ({"patch_voxels": 3, "stride_voxels": 4}, "left out")],
+)
+def test_options_that_cannot_be(options: dict[str, int], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        denoise.Config(**options)

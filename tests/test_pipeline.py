@@ -1,0 +1,308 @@
+"""The whole path, as a user goes it: what reruns, what is kept, what fails alone, what an interruption costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from cohort import FAST, SOMITE, Cohort, call, finished, pristine
+
+__all__ = ["finished", "pristine"]  # fixtures
+
+STEPS = 7
+"""Steps of a session."""
+EVERYTHING = 4 * STEPS + 1
+"""Steps of the cohort: four sessions and the table."""
+
+
+@pytest.fixture
+def cohort(finished: Cohort, tmp_path: Path) -> Cohort:
+    """A finished cohort of the test's own."""
+    return finished.copy(tmp_path)
+
+
+def test_the_first_run_runs_everything_and_makes_the_tables(finished: Cohort) -> None:
+    table = finished.table()
+    assert set(table["participant_id"]) == {"sub-01", "sub-02", "sub-03", "sub-04"}
+    assert {"nerve_root", "disc", "canal", "multifidus"} <= set(table["region"])
+    status = finished.table("status")
+    assert list(status["verdict"]) == ["done"] * 4
+    assert list(status["steps_run"]) == [STEPS] * 4
+    assert (finished.out / "group" / "segments.parquet").stat().st_size > 0
+    assert len(finished.table("segments_wide")) == 4
+
+
+def test_a_second_run_executes_nothing(cohort: Cohort) -> None:
+    again = cohort.run()
+    assert again.code == 0, again.err
+    assert again.steps == (0, EVERYTHING, 0)
+
+
+def test_a_moved_work_folder_and_output_execute_nothing(cohort: Cohort) -> None:
+    before = cohort.results()
+    (cohort.out / ".work").rename(cohort.root / "elsewhere")
+    shutil.rmtree(cohort.out)
+    moved = cohort.run(options=("--work-dir", str(cohort.root / "elsewhere")))
+    assert moved.steps == (0, EVERYTHING, 0)
+    assert cohort.results() == before
+
+
+def test_touched_and_copied_inputs_execute_nothing(cohort: Cohort, tmp_path: Path) -> None:
+    for path in cohort.bids.rglob("*"):
+        os.utime(path)
+    assert cohort.run().steps == (0, EVERYTHING, 0)
+    shutil.copytree(cohort.bids, tmp_path / "copy")
+    shutil.rmtree(cohort.bids)
+    (tmp_path / "copy").rename(tmp_path / "bids")
+    assert cohort.run().steps == (0, EVERYTHING, 0)
+
+
+def test_an_option_reruns_its_step_and_what_follows_and_back_again_nothing(cohort: Cohort) -> None:
+    cohort.set(FAST + "tensor: {method: ols}\n")
+    changed = cohort.run()
+    assert changed.steps == (4 * 2 + 1, EVERYTHING - 9, 0)
+    assert {"tensor", "roi", "table"} == {
+        line.split()[1] for line in changed.out.splitlines() if " (" in line and " s)" in line
+    }
+    cohort.set(FAST)
+    assert cohort.run().steps == (0, EVERYTHING, 0)
+
+
+def test_an_edited_gradient_table_reruns_only_its_participant(cohort: Cohort) -> None:
+    bvec = cohort.bids / "sub-03" / "dwi" / "sub-03_dwi.bvec"
+    rows = np.loadtxt(bvec)
+    np.savetxt(bvec, -rows, fmt="%.6f")
+    planned = cohort.plan()
+    assert "runs:   load: input bvec changed" in planned.out
+    done = cohort.run("participant")
+    assert done.steps[0] < STEPS
+    assert done.steps[1] > 3 * STEPS
+    assert "sub-03  load" in done.out
+    assert not [line for line in done.out.splitlines() if line.startswith("sub-01  load")]
+
+
+def test_the_plan_says_what_is_cached_and_what_would_run(cohort: Cohort) -> None:
+    assert f"steps: 0 to run, {4 * STEPS} cached" in cohort.plan().out
+    cohort.set(FAST + "tensor: {method: ols}\n")
+    planned = cohort.plan()
+    assert "runs:   tensor: option tensor.method: wls -> ols" in planned.out
+    assert "runs:   roi: follows a step that runs" in planned.out
+
+
+def test_a_corrupt_participant_fails_alone_and_after_repair_runs_alone(
+    pristine: Cohort, tmp_path: Path
+) -> None:
+    cohort = pristine.copy(tmp_path)
+    image = cohort.bids / "sub-02" / "dwi" / "sub-02_dwi.nii.gz"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    first = cohort.run()
+    assert first.code == 1
+    assert first.out.splitlines()[-1].startswith("sessions: 3 done, 1 failed")
+    status = cohort.table("status").set_index("participant_id")
+    assert status.loc["sub-02", "verdict"] == "failed"
+    assert "sub-02_dwi.nii.gz" in status.loc["sub-02", "reason"]
+    assert not (cohort.out / "sub-02").exists()
+    assert set(cohort.table()["participant_id"]) == {"sub-01", "sub-03", "sub-04"}
+    assert call([*SOMITE, "status", str(cohort.out)]).code == 1
+    image.write_bytes(whole)
+    repaired = cohort.run()
+    assert repaired.code == 0
+    assert repaired.steps == (STEPS + 1, 3 * STEPS, 0)
+    assert call([*SOMITE, "status", str(cohort.out)]).code == 0
+
+
+def test_a_session_whose_step_fails_brings_up_the_reason(pristine: Cohort, tmp_path: Path) -> None:
+    cohort = pristine.copy(tmp_path)
+    path = cohort.bids / "sub-04" / "dwi" / "sub-04_dwi.nii.gz"
+    image = nib.load(path)
+    data = np.asarray(image.dataobj).astype(np.float32)
+    data[..., 5] = np.nan
+    nib.save(nib.Nifti1Image(data, image.affine), path)
+    done = cohort.run()
+    assert done.code == 1
+    assert done.steps[2] == 1
+    reason = cohort.table("status").set_index("participant_id").loc["sub-04", "reason"]
+    assert "NONFINITE_VOLUME" in reason
+    assert "5" in reason
+    assert not (cohort.out / "sub-04").exists()
+    deep = cohort.plan("--deep")
+    assert "NONFINITE_VOLUME" in deep.out
+    assert deep.code == 1
+
+
+def test_stop_on_first_crash_ends_the_others(pristine: Cohort, tmp_path: Path) -> None:
+    cohort = pristine.copy(tmp_path)
+    (cohort.bids / "sub-01" / "dwi" / "sub-01_dwi.bval").unlink()
+    done = cohort.run("participant", options=("--stop-on-first-crash",))
+    assert done.code == 1
+    assert not list(cohort.out.glob("sub-0[234]"))
+
+
+def test_asking_for_a_participant_who_is_not_there_is_a_mistake_of_use(cohort: Cohort) -> None:
+    done = cohort.run(options=("--participant-label", "01", "05"))
+    assert done.code == 2
+    assert "NO_SUCH_PARTICIPANT" in done.err
+    assert "05" in done.err
+
+
+def test_only_the_participants_asked_for_run(pristine: Cohort, tmp_path: Path) -> None:
+    cohort = pristine.copy(tmp_path)
+    done = cohort.run("participant", options=("--participant-label", "sub-02", "03"))
+    assert done.code == 0
+    assert done.steps == (2 * STEPS, 0, 0)
+    assert sorted(p.name for p in cohort.out.glob("sub-*")) == ["sub-02", "sub-03"]
+
+
+def test_too_little_memory_refuses_in_words(cohort: Cohort) -> None:
+    cohort.set(FAST + "tensor: {method: ols}\n")
+    done = cohort.run("participant", options=("--mem-gb", "0.1"))
+    assert done.code == 1
+    assert "--mem-gb" in json.dumps(json.loads((cohort.out / "log" / "sub-01.json").read_text()))
+    assert "GB needed" in done.out
+
+
+def test_sessions_made_with_other_options_stay_out_of_the_table(cohort: Cohort) -> None:
+    cohort.set(FAST + "tensor: {method: ols}\n")
+    cohort.run("participant", options=("--participant-label", "01"))
+    done = cohort.run("group")
+    assert done.code == 1
+    assert list(cohort.table("status")["verdict"]) == ["done", "outdated", "outdated", "outdated"]
+    assert set(cohort.table()["participant_id"]) == {"sub-01"}
+
+
+def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
+    cohort: Cohort, need_tool: object
+) -> None:
+    validator = need_tool("bids-validator-deno")  # type: ignore[operator]
+    done = call([str(validator), str(cohort.out), "--json"])
+    issues = json.loads(done.out)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+    ignored = (cohort.out / ".bidsignore").read_text().split()
+    assert ignored == ["*_dwimap.nii.gz", "*_dwimap.json", "*_stats.tsv", "*_motion.tsv", "group/"]
+    for pattern in ignored:
+        assert list(cohort.out.rglob(pattern.rstrip("/"))), f"{pattern} ignores nothing"
+
+
+def test_the_effective_configuration_runs_to_the_same_result(cohort: Cohort) -> None:
+    shutil.copy(cohort.out / "code" / "config.yaml", cohort.config)
+    assert cohort.run().steps == (0, EVERYTHING, 0)
+
+
+def test_images_have_sidecars_with_sources_units_and_versions(finished: Cohort) -> None:
+    stem = finished.out / "sub-01" / "dwi" / "sub-01_space-dwi_model-tensor_param-md_dwimap"
+    sidecar = json.loads(stem.with_suffix(".json").read_text())
+    assert sidecar["Units"] == "mm^2/s"
+    assert "bids:raw:sub-01/dwi/sub-01_dwi.nii.gz" in sidecar["Sources"]
+    assert sidecar["Options"]["method"] == "wls"
+    assert "numpy" in sidecar["SoftwareVersions"]
+
+
+def processes_of(cohort: Cohort) -> list[str]:
+    """Command lines of live processes that name this cohort, and of what they started."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if f"SOMITE_TEST_MARK={cohort.root}".encode() in environment and state != "Z":
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def start(cohort: Cohort) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        cohort.command("participant", "group"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SOMITE_TEST_MARK": str(cohort.root)},
+        start_new_session=True,
+    )
+
+
+def wait_for_a_step(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    process.stdout.readline()
+
+
+def no_process_within(cohort: Cohort, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while processes_of(cohort):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_soon_leaves_no_process_and_the_next_run_goes_on(
+    number: signal.Signals, pristine: Cohort, finished: Cohort, tmp_path: Path
+) -> None:
+    cohort = pristine.copy(tmp_path)
+    process = start(cohort)
+    wait_for_a_step(process)
+    os.kill(process.pid, number)
+    assert process.wait(5) == 130
+    assert no_process_within(cohort, 1), processes_of(cohort)
+    done = cohort.run()
+    assert done.code == 0
+    assert done.steps[1] > 0
+    assert cohort.results() == finished.results()
+
+
+@pytest.mark.slow
+def test_ten_kills_in_a_row_then_a_run_equal_an_undisturbed_run_to_the_bit(
+    pristine: Cohort, finished: Cohort, tmp_path: Path
+) -> None:
+    cohort = pristine.copy(tmp_path)
+    dice = random.Random(7)
+    for _ in range(10):
+        process = start(cohort)
+        time.sleep(dice.uniform(0.5, 6.0))
+        process.kill()
+        process.communicate()
+        assert no_process_within(cohort, 5), processes_of(cohort)
+    done = cohort.run()
+    assert done.code == 0, done.out + done.err
+    assert cohort.results() == finished.results()
+    assert cohort.run().steps == (0, EVERYTHING, 0)
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_end_with_equal_results_and_each_step_once(
+    pristine: Cohort, finished: Cohort, tmp_path: Path
+) -> None:
+    cohort = pristine.copy(tmp_path)
+    both = [start(cohort), start(cohort)]
+    outs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    lines = [line for out in outs for line in out.splitlines() if line.endswith(" s)")]
+    assert len(lines) == len(set(" ".join(line.split()[:2]) for line in lines)) == EVERYTHING
+    assert cohort.results() == finished.results()
+
+
+def test_results_do_not_depend_on_the_cores(pristine: Cohort, finished: Cohort, tmp_path: Path) -> None:
+    cohort = pristine.copy(tmp_path)
+    cohort.run(options=("--n-procs", "1"))
+    assert cohort.results() == finished.results()
+
+
+def test_nothing_identifying_and_no_machine_path_is_written(finished: Cohort) -> None:
+    home = str(finished.root).encode()
+    for path in [*finished.out.rglob("*.json"), *finished.out.rglob("*.tsv")]:
+        if path.relative_to(finished.out).parts[0] not in (".work", "log"):
+            named = home in path.read_bytes()
+            assert not named or path.name == "dataset_description.json", path

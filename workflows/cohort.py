@@ -1,0 +1,71 @@
+"""A run over the cohort: the participant level over its sessions, then the group level over their tables."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from somite.sessions import Session
+
+from somite import progress, record, resources
+from somite.record import Record
+from somite.workflows import group, participant, pool
+from somite.workflows.group import Member
+from somite.workflows.participant import Place
+from somite.workflows.pool import Limits
+
+
+def limits(cores: int | None, memory_gb: float | None) -> Limits:
+    """What a run may use: what was said, or all cores and nine tenths of the memory."""
+    return Limits(cores or resources.cores(), memory_gb or 0.9 * resources.memory_gb())
+
+
+def run_participants(place: Place, may_use: Limits, *, stop_on_first_failure: bool = False) -> list[Record]:
+    """Run every session of the plan; returns the records of those that were started or stopped by the plan.
+
+    Raises:
+        GraphError, ToolError: as `engine.join`, before anything runs.
+    """
+    stopped = [_stopped(session, place) for session in place.plan.sessions if session.errors]
+    for item in stopped:
+        record.write(item, place.out_dir)
+    if stopped and stop_on_first_failure:
+        return stopped
+    units = list(participant.units(place).values())
+    pool.prepare(place.work_dir)
+    with pool.interruptible(), progress.view(len(units)) as tell:
+        ran = pool.run(units, may_use, tell, stop_on_first_failure=stop_on_first_failure)
+    return stopped + ran
+
+
+def _stopped(session: Session, place: Place) -> Record:
+    """The record of a session that its plan stops: nothing else is written for it."""
+    identity = participant.identity_of(session, place.settings)
+    last = record.read(record.path_of(place.out_dir, session.label))
+    return Record(
+        label=session.label,
+        participant_id=identity["participant_id"],
+        session_id=identity["session_id"],
+        run=identity["run"],
+        verdict="failed",
+        problems=list(session.errors),
+        failed_step="plan",
+        warnings=list(session.warnings),
+        facts=list(session.facts),
+        outputs=last.outputs if last is not None else [],
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=place.command,
+    )
+
+
+def run_group(place: Place, may_use: Limits) -> tuple[list[Member], Record]:
+    """Make the tables of the sessions that are done, and the status of all.
+
+    Raises:
+        GraphError, ToolError: as `engine.join`, before anything runs.
+    """
+    cohort = group.members(place)
+    group.write_status(place.out_dir, cohort)
+    pool.prepare(place.work_dir)
+    with pool.interruptible(), progress.view(1) as tell:
+        (table,) = pool.run([group.unit(place, cohort)], may_use, tell)
+    return cohort, table

@@ -1,0 +1,160 @@
+"""The cohort: one table of all sessions that ended well, and a row for every session in the status."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from somite import record
+from somite.derivatives import Derivative
+from somite.errors import Problem
+from somite.files import write_atomically
+from somite.record import Record
+from somite.workflows import participant
+from somite.workflows.engine import Use, join
+from somite.workflows.participant import Place
+from somite.workflows.session import Unit
+
+STEPS = (
+    Use(
+        "table",
+        deliver={
+            "segments_table": Derivative("segments", extension=".tsv"),
+            "segments_parquet": Derivative("segments", extension=".parquet"),
+            "segments_wide": Derivative("segments_wide", extension=".tsv"),
+            "segments_dictionary": Derivative("segments", extension=".json"),
+        },
+    ),
+)
+
+STATUS_COLUMNS = (
+    "participant_id",
+    "session_id",
+    "run",
+    "verdict",
+    "reason",
+    "failed_step",
+    "steps_run",
+    "steps_cached",
+    "seconds",
+    "peak_memory_mb",
+    "warnings",
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A session of the cohort: what is known of it, and whether it takes part in the table."""
+
+    label: str
+    participant_id: str
+    session_id: str
+    run: str
+    verdict: str
+    """`done`, `failed`, `not run`, or `outdated`: made with other options than the configuration's."""
+    reason: str
+    last: Record | None
+
+    @property
+    def row(self) -> dict[str, object]:
+        """Its row of the status."""
+        last = self.last
+        return {
+            "participant_id": self.participant_id,
+            "session_id": self.session_id or "n/a",
+            "run": self.run or "n/a",
+            "verdict": self.verdict,
+            "reason": self.reason or "n/a",
+            "failed_step": last.failed_step or "n/a" if last else "n/a",
+            "steps_run": last.count("run") if last else 0,
+            "steps_cached": last.count("cached") if last else 0,
+            "seconds": round(sum(step.seconds for step in last.steps), 1) if last else 0.0,
+            "peak_memory_mb": round(last.peak_mb) if last else 0,
+            "warnings": "; ".join(sorted({w.code for w in last.warnings})) or "n/a" if last else "n/a",
+        }
+
+
+def members(place: Place) -> list[Member]:
+    """Every session of the plan, with its last record."""
+    units = participant.units(place)
+    found = []
+    for session in place.plan.sessions:
+        last = record.read(record.path_of(place.out_dir, session.label))
+        identity = participant.identity_of(session, place.settings)
+        verdict, reason = _judge(last, units.get(session.label), session.errors)
+        found.append(
+            Member(
+                session.label,
+                identity["participant_id"],
+                identity["session_id"],
+                identity["run"],
+                verdict,
+                reason,
+                last,
+            )
+        )
+    return found
+
+
+def _judge(last: Record | None, unit: Unit | None, errors: Sequence[Problem]) -> tuple[str, str]:
+    if unit is None:
+        return "failed", "; ".join(f"{p.code}: {p.what} ({p.where})" for p in errors).replace("\t", " ")
+    if last is None:
+        return "not run", "the participant level has not run for this session"
+    if last.verdict == "failed":
+        return "failed", last.reason
+    if last.recipe != unit.recipe:
+        return (
+            "outdated",
+            "made with other options than this configuration's: run the participant level again",
+        )
+    return "done", ""
+
+
+def unit(place: Place, cohort: Sequence[Member]) -> Unit:
+    """The group level as a unit of the engine: the tables of the sessions that are done."""
+    stats = [
+        place.out_dir / item.path
+        for member in cohort
+        if member.verdict == "done" and member.last is not None
+        for item in member.last.outputs
+        if item.path.endswith("_desc-segments_stats.tsv")
+    ]
+    group = place.out_dir / "group"
+    return Unit(
+        label="group",
+        nodes=join(STEPS, ("stats",), place.settings.step, "workflows/group.py"),
+        files={"stats": tuple(stats)},
+        texts={},
+        targets={
+            product: (group / f"{derivative.suffix}{derivative.extension}", derivative)
+            for use in STEPS
+            for product, derivative in use.deliver.items()
+        },
+        out_dir=place.out_dir,
+        work_dir=place.work_dir,
+        source_dir=place.out_dir,
+        identity={"participant_id": "group"},
+        verify=place.verify,
+        command=place.command,
+    )
+
+
+def write_status(out_dir: Path, cohort: Sequence[Member]) -> Path:
+    """Write `group/status.tsv`, a row per session; returns its path."""
+    table = pd.DataFrame([member.row for member in cohort], columns=list(STATUS_COLUMNS))
+    path = out_dir / "group" / "status.tsv"
+    return write_atomically(path, table.to_csv(sep="\t", index=False, lineterminator="\n"))
+
+
+def summary(cohort: Sequence[Member]) -> str:
+    """`sessions: 3 done, 1 failed`."""
+    counts = Counter(member.verdict for member in cohort)
+    named = ("done", "failed", "outdated", "not run")
+    return "sessions: " + ", ".join(
+        f"{counts[name]} {name}" for name in named if counts[name] or name in ("done", "failed")
+    )

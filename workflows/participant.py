@@ -1,0 +1,207 @@
+"""The steps of one session, by name. The order is found from what each needs and makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from somite.sessions import Plan, Session
+
+from somite import __version__, bids
+from somite.configs.model import Settings
+from somite.derivatives import Derivative
+from somite.workflows.engine import Node, Use, join
+from somite.workflows.session import Unit
+
+MM2_PER_S = "mm^2/s"
+
+
+def preproc(extension: str = ".nii.gz") -> Derivative:
+    """The corrected series, or one of the text files beside it."""
+    metadata = {"Description": "Preprocessed DWI", "SkullStripped": False} if extension == ".nii.gz" else {}
+    return Derivative("dwi", {"desc": "preproc"}, extension, metadata)
+
+
+def tensor_map(parameter: str, description: str, units: str = "arbitrary") -> Derivative:
+    """A map of the diffusion tensor model, named as in BEP016."""
+    return Derivative(
+        "dwimap",
+        {"space": "dwi", "model": "tensor", "param": parameter},
+        metadata={"Description": description, "Units": units, "OrientationEncoding": {"Reference": "xyz"}},
+    )
+
+
+STEPS = (
+    Use("load", deliver={"bval_loaded": preproc(".bval")}),
+    Use(
+        "denoise",
+        {"dwi": "dwi_loaded"},
+        {
+            "noise_sigma": Derivative(
+                "dwimap",
+                {"space": "dwi", "param": "sigma"},
+                metadata={"Description": "Noise standard deviation (MP-PCA)", "Units": "arbitrary"},
+            )
+        },
+    ),
+    Use(
+        "eddy",
+        {"dwi": "dwi_denoised", "bval": "bval_loaded", "bvec": "bvec_loaded"},
+        {
+            "dwi_corrected": preproc(),
+            "bvec_corrected": preproc(".bvec"),
+            "motion": Derivative("motion", extension=".tsv"),
+        },
+    ),
+    Use("transfer", {"dwi": "dwi_corrected"}),
+    Use(
+        "mask",
+        {"dwi": "dwi_corrected", "bval": "bval_loaded"},
+        {"mask": Derivative("mask", {"space": "dwi"}, metadata={"Type": "ROI"})},
+    ),
+    Use(
+        "tensor",
+        {"dwi": "dwi_corrected", "bval": "bval_loaded", "bvec": "bvec_corrected"},
+        {
+            "fa": tensor_map("fa", "Fractional anisotropy", "unitless"),
+            "md": tensor_map("md", "Mean diffusivity", MM2_PER_S),
+            "ad": tensor_map("ad", "Axial diffusivity: the largest eigenvalue", MM2_PER_S),
+            "rd": tensor_map("rd", "Radial diffusivity: the mean of the two smaller eigenvalues", MM2_PER_S),
+            "s0": tensor_map("s0", "Fitted signal at b=0"),
+            "tensor": tensor_map("tensor", "Dxx Dxy Dyy Dxz Dyz Dzz in world RAS+ axes", MM2_PER_S),
+            "eigenvectors": tensor_map("evecs", "x, y, z of the first, second and third eigenvector"),
+            "residual": tensor_map("residual", "Root mean square of the fit's residual over S0", "unitless"),
+            "nonpositive": tensor_map("nonpositive", "1 where an eigenvalue is not positive", "unitless"),
+        },
+    ),
+    Use(
+        "roi",
+        {"bval": "bval_loaded"},
+        {"segments": Derivative("stats", {"desc": "segments"}, ".tsv")},
+    ),
+)
+
+# What the plan gives for every session, and what it may give.
+GIVEN = ("dwi", "bval", "bvec", "sidecar", "identity")
+OPTIONAL = ("labels", "label_table", "labels_transform", "mask_given")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run reads and writes, and how."""
+
+    plan: Plan
+    settings: Settings
+    out_dir: Path
+    work_dir: Path
+    verify: bool = False
+    command: str = ""
+
+
+def joined(settings: Settings) -> Callable[[frozenset[str]], tuple[Node, ...]]:
+    """Optional products that are there -> the nodes of a session that has them.
+
+    Raises (when called):
+        GraphError, ToolError: as `engine.join`.
+    """
+
+    @cache
+    def nodes(present: frozenset[str]) -> tuple[Node, ...]:
+        return join(STEPS, (*GIVEN, *sorted(present)), settings.step, "workflows/participant.py")
+
+    return nodes
+
+
+def units(place: Place) -> dict[str, Unit]:
+    """Label -> unit, for every session without an error in its plan.
+
+    Raises:
+        GraphError, ToolError: as `engine.join`.
+    """
+    nodes = joined(place.settings)
+    return {s.label: _unit(s, place, nodes) for s in place.plan.sessions if not s.errors}
+
+
+def check(settings: Settings) -> None:
+    """Join the workflow with all that may be given, to find its mistakes before anything runs.
+
+    Raises:
+        GraphError, ToolError: as `engine.join`.
+    """
+    joined(settings)(frozenset(OPTIONAL))
+
+
+def _unit(session: Session, place: Place, nodes: Callable[[frozenset[str]], tuple[Node, ...]]) -> Unit:
+    optional: dict[str, Path | None] = {
+        "labels": session.labels,
+        "label_table": session.label_table,
+        "labels_transform": session.labels_transform,
+        "mask_given": session.mask,
+    }
+    present = {name: path for name, path in optional.items() if path is not None}
+    identity = identity_of(session, place.settings)
+    return Unit(
+        label=session.label,
+        nodes=nodes(frozenset(present)),
+        files={
+            "dwi": tuple(series.dwi for series in session.series),
+            "bval": tuple(series.bval for series in session.series if series.bval),
+            "bvec": tuple(series.bvec for series in session.series if series.bvec),
+            **present,
+        },
+        texts={
+            "sidecar": tuple(
+                json.dumps({"Name": bids.stem(series.dwi), **series.metadata}, sort_keys=True)
+                for series in session.series
+            ),
+            "identity": json.dumps(identity, sort_keys=True),
+        },
+        targets={
+            product: (place.out_dir / target(session, derivative), derivative)
+            for use in STEPS
+            for product, derivative in use.deliver.items()
+        },
+        out_dir=place.out_dir,
+        work_dir=place.work_dir,
+        source_dir=place.plan.bids_dir,
+        dwi_gb=sum(voxels(series.shape) * series.n_volumes for series in session.series) * 4 / 1e9,
+        identity=identity,
+        facts=session.facts,
+        warnings=session.warnings,
+        keep=place.settings.keep,
+        verify=place.verify,
+        command=place.command,
+    )
+
+
+def voxels(shape: tuple[int, ...]) -> int:
+    """Voxels of one volume."""
+    return shape[0] * shape[1] * shape[2]
+
+
+def identity_of(session: Session, settings: Settings) -> dict[str, str]:
+    """Who a session is: the columns of the table that no image tells."""
+    return {
+        "participant_id": f"sub-{session.participant}",
+        "session_id": f"ses-{session.session}" if session.session else "",
+        "run": session.run_label,
+        "site": "",
+        "protocol": settings.protocol,
+        "model": settings.step("tensor").model_dump()["method"],
+        "roi_source": session.roi_source,
+        "rater": session.rater,
+        "pipeline_version": __version__,
+    }
+
+
+def target(session: Session, derivative: Derivative) -> Path:
+    """Where a derivative of a session goes, relative to the output."""
+    name = bids.build_name(
+        {"sub": session.participant, "ses": session.session or "", **session.entities, **derivative.entities},
+        derivative.suffix,
+        derivative.extension,
+    )
+    return Path(session.folder) / name

@@ -1,0 +1,286 @@
+"""Many sessions at once: a process for each, within the cores and the memory that the run may use.
+
+Every session runs in a process group of its own below a guard. The guard does nothing but wait: when this
+process ends, however it ends, or the session does, the guard kills the whole group, tools included, so that
+nothing is orphaned (defect 7 of Pydra's pool, which is not used).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from somite import record, resources
+from somite.errors import Problem
+from somite.lease import Owner
+from somite.record import Record
+from somite.registry import discover
+from somite.workflows import session
+from somite.workflows.engine import Event
+from somite.workflows.session import Unit
+
+BASE_GB = 0.4
+"""Memory of a session's process beside its data: interpreter and libraries."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a session tells while it runs."""
+
+    label: str
+    what: Event | Owner | Record
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a run may use."""
+
+    cores: int
+    memory_gb: float
+
+    def threads(self, sessions: int) -> int:
+        """Cores for each of so many sessions at once."""
+        return max(1, self.cores // max(1, min(sessions, self.cores)))
+
+
+def need_gb(unit: Unit) -> float:
+    """Highest declared memory of a session's steps, in GB: multiples of its DWI as float32."""
+    copies = max((discover()[node.step].dwi_copies for node in unit.nodes), default=0.0)
+    return BASE_GB + copies * unit.dwi_gb
+
+
+def run(
+    units: Sequence[Unit],
+    limits: Limits,
+    tell: Callable[[Told], None],
+    *,
+    stop_on_first_failure: bool = False,
+) -> list[Record]:
+    """Run sessions, as many at once as fit; returns their records in the order of `units`.
+
+    A session that needs more memory than the run may use at all is not started: its record says so. On
+    KeyboardInterrupt, or SIGTERM turned into it, every process is ended before it is raised again.
+    """
+    records: dict[str, Record] = {}
+    waiting = list(units)
+    for unit in [unit for unit in waiting if need_gb(unit) > limits.memory_gb]:
+        waiting.remove(unit)
+        records[unit.label] = _refuse(unit, limits)
+        tell(Told(unit.label, records[unit.label]))
+    threads = limits.threads(len(waiting))
+    running: dict[Connection, _Running] = {}
+    try:
+        while waiting or running:
+            while (index := _next(waiting, running.values(), limits, threads)) is not None:
+                job = _start(waiting.pop(index), threads)
+                running[job.connection] = job
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                job = running[connection]
+                told = job.receive()
+                if isinstance(told.what, Record):
+                    records[told.label] = told.what
+                    job.process.join()
+                    del running[connection]
+                    if stop_on_first_failure and told.what.verdict == "failed":
+                        waiting.clear()
+                        _end(running.values())
+                        running.clear()
+                tell(told)
+                if not running:
+                    break
+    finally:
+        _end(running.values())
+    return [records[unit.label] for unit in units if unit.label in records]
+
+
+@dataclass(frozen=True)
+class _Running:
+    unit: Unit
+    process: ForkServerProcess
+    connection: Connection
+
+    def receive(self) -> Told:
+        """What it tells next; a process that ended without its record gets one."""
+        try:
+            what: Any = self.connection.recv()
+        except (EOFError, OSError):
+            self.process.join(5)
+            what = _killed(self.unit, self.process.exitcode)
+        return Told(self.unit.label, what)
+
+
+def _next(waiting: Sequence[Unit], running: Iterable[_Running], limits: Limits, threads: int) -> int | None:
+    """The first session that fits beside those that run."""
+    units = [job.unit for job in running]
+    free_gb = limits.memory_gb - sum(need_gb(unit) for unit in units)
+    if (len(units) + 1) * threads > max(limits.cores, threads):
+        return None
+    return next((i for i, unit in enumerate(waiting) if need_gb(unit) <= free_gb), None)
+
+
+def _start(unit: Unit, threads: int) -> _Running:
+    context = multiprocessing.get_context("forkserver")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_guard, args=(unit, threads, there), name=unit.label)
+    with _no_interrupt():
+        process.start()
+    there.close()
+    return _Running(unit, process, here)
+
+
+def prepare(work_dir: Path) -> None:
+    """Start the server that sessions are forked from, with the libraries loaded once."""
+    os.environ["NUMBA_CACHE_DIR"] = str(work_dir / "numba")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["somite.workflows.pool", "somite.workflows.preload"])
+
+
+class _no_interrupt:
+    """Hold SIGINT back while a process is started: half of a start cannot be undone."""
+
+    def __enter__(self) -> None:
+        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+    def __exit__(self, *error: object) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
+
+
+def _end(running: Iterable[_Running]) -> None:
+    jobs = list(running)
+    for job in jobs:
+        if job.process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(job.process.pid, signal.SIGTERM)
+    for job in jobs:
+        job.process.join(3)
+        if job.process.is_alive():
+            job.process.kill()
+            job.process.join()
+
+
+def _guard(unit: Unit, threads: int, connection: Connection) -> None:
+    """Fork the session's process and wait for its end, or for the end of the process that asked for it."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    alive, alive_end = os.pipe()
+    worker = os.fork()
+    if worker == 0:
+        os.close(alive)
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            _die_with_parent()
+            _work(unit, threads, connection)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    os.close(alive_end)
+    connection.close()
+    with suppress(OSError):
+        os.setpgid(worker, worker)
+
+    def end_group(*_: object) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(worker, signal.SIGKILL)
+
+    def stop(*_: object) -> None:
+        end_group()
+        os._exit(1)
+
+    signal.signal(signal.SIGTERM, stop)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    select.select([alive, parent.sentinel], [], [])
+    end_group()
+    _, status = os.waitpid(worker, 0)
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _die_with_parent() -> None:
+    """Linux: the session ends with its guard (PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _work(unit: Unit, threads: int, connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    resources.set_threads(threads)
+    log = unit.out_dir / "log" / f"{unit.label}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        connection.send(
+            session.run(
+                unit, listen=lambda event: connection.send(event), on_wait=lambda o: connection.send(o)
+            )
+        )
+    connection.close()
+
+
+def _killed(unit: Unit, exit_code: int | None) -> Record:
+    found = f"exit status {exit_code}"
+    with suppress(ValueError):
+        found = f"ended by {signal.Signals(256 - (exit_code or 0)).name}"  # the guard passes -N on as 256 - N
+    result = session.blank_record(
+        unit,
+        "failed",
+        [
+            Problem(
+                "SESSION_KILLED",
+                "the process of this session ended before its record was written",
+                where=str(unit.out_dir / "log" / f"{unit.label}.txt"),
+                found=found,
+                do="out of memory is the usual cause: give more memory or fewer cores, then run again",
+            )
+        ],
+    )
+    record.write(result, unit.out_dir)
+    return result
+
+
+def _refuse(unit: Unit, limits: Limits) -> Record:
+    result = session.blank_record(
+        unit,
+        "failed",
+        [
+            Problem(
+                "MEMORY",
+                "the session needs more memory than this run may use; it was not started",
+                found=f"{need_gb(unit):.1f} GB needed",
+                expected=f"at most {limits.memory_gb:.1f} GB",
+                do="raise --mem-gb, or run it on a machine with more memory",
+            )
+        ],
+    )
+    record.write(result, unit.out_dir)
+    return result
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn SIGTERM into KeyboardInterrupt, as a scheduler's time limit sends it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

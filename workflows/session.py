@@ -1,0 +1,385 @@
+"""One session from its files to its derivatives and its record, under its lease."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from somite import __version__, derivatives, fingerprint, record, resources
+from somite.derivatives import Derivative
+from somite.errors import DatasetError, Problem, SomiteError
+from somite.files import remove_drafts, write_atomically
+from somite.fingerprint import HashCache
+from somite.lease import Lease, Owner
+from somite.record import Delivered, Record, StepRecord
+from somite.registry import Fact
+from somite.workflows import engine
+from somite.workflows.engine import Event, Node, Product, StepFailed, Trace, Value
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one run of the engine works on: a session, or the cohort. Plain data, sent to other processes."""
+
+    label: str
+    nodes: tuple[Node, ...]
+    files: Mapping[str, tuple[Path, ...] | Path | None]
+    """Given product -> its file or files."""
+    texts: Mapping[str, tuple[str, ...] | str]
+    """Given product -> the text of a file that is made for it."""
+    targets: Mapping[str, tuple[Path, Derivative]]
+    """Product -> where it goes in the output, and as what."""
+    out_dir: Path
+    work_dir: Path
+    source_dir: Path
+    """Inputs are recorded relative to this folder."""
+    dwi_gb: float = 0.0
+    """Size of its DWI series as float32, for the memory that it needs."""
+    identity: Mapping[str, str] = field(default_factory=dict)
+    facts: tuple[Fact, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+    keep: Literal["final", "all"] = "all"
+    verify: bool = False
+    command: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Its folder in the work folder: cache, lease and checksums."""
+        return self.work_dir / self.label
+
+    @property
+    def cache_root(self) -> Path:
+        """Root of its Pydra cache."""
+        return self.folder / "cache"
+
+    @property
+    def recipe(self) -> str:
+        """Digest of the options of all steps."""
+        options = {node.step: node.config for node in self.nodes}
+        return hashlib.sha256(json.dumps(options, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def blank_record(unit: Unit, verdict: record.Verdict, problems: Sequence[Problem] = ()) -> Record:
+    """A record without steps: for a session that its plan stops, or to be filled in."""
+    return Record(
+        label=unit.label,
+        participant_id=unit.identity.get("participant_id", ""),
+        session_id=unit.identity.get("session_id", ""),
+        run=unit.identity.get("run", ""),
+        verdict=verdict,
+        problems=list(problems),
+        warnings=list(unit.warnings),
+        facts=list(unit.facts),
+        recipe=unit.recipe,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=unit.command,
+        software={"somite": __version__, "python": platform.python_version()},
+        processor=fingerprint.processor(),
+        threads=resources.threads(),
+    )
+
+
+def look(unit: Unit) -> list[Trace]:
+    """What would run and what is cached, without reading input files that are not known; writes nothing."""
+    hashes = HashCache(unit.folder / "hashes.json", verify=unit.verify)
+
+    def product(path: Path) -> Product | Literal["unknown"]:
+        try:
+            known = hashes.peek(path)
+            return "unknown" if known is None else Product(known, path.stat().st_size, str(path))
+        except OSError:
+            return "unknown"
+
+    given: dict[str, Any] = {}
+    for name, paths in unit.files.items():
+        if isinstance(paths, tuple):
+            several = [product(path) for path in paths]
+            given[name] = "unknown" if "unknown" in several else several
+        else:
+            given[name] = None if paths is None else product(paths)
+    for name, text in unit.texts.items():
+        given[name] = [_product_of(t) for t in text] if isinstance(text, tuple) else _product_of(text)
+    return engine.trace(unit.nodes, given, unit.cache_root)
+
+
+def _product_of(text: str) -> Product:
+    raw = text.encode()
+    return Product(hashlib.sha256(raw).hexdigest(), len(raw), "")
+
+
+def why(traces: Sequence[Trace], last: Record | None) -> dict[str, list[str]]:
+    """Step -> reasons why it would run, for the steps of `look` that are not cached."""
+    before = last.steps if last is not None else []
+    reasons: dict[str, list[str]] = {}
+    for item in traces:
+        if item.state == "cached":
+            continue
+        node = item.node
+        now = StepRecord(node.step, "run", 0, 0, node.code, node.config, node.versions, dict(item.inputs))
+        found = record.differences(before, now)
+        unread = sorted(set(node.wires) - set(item.inputs))
+        if item.state == "run" and unread and last is not None:
+            found = [reason for reason in found if reason != record.GONE]
+            found += [f"input {need} changed or was not read before" for need in unread]
+        if item.state == "after":
+            found = [reason for reason in found if reason.startswith(("option", "code", "version", "not run"))]
+            found = found or ["follows a step that runs"]
+        reasons[node.step] = found
+    return reasons
+
+
+def run(
+    unit: Unit,
+    listen: Callable[[Event], None],
+    on_wait: Callable[[Owner], None] | None = None,
+) -> Record:
+    """Run a session; what is cached is not run. Never raises for what goes wrong in it: the record says it.
+
+    Outputs are placed when every step has ended well; then the record is written, last of all.
+    """
+    begin = time.perf_counter()
+    with Lease(unit.folder / "lease.json", on_wait=on_wait):
+        ran: dict[str, Event] = {}
+
+        def note(event: Event) -> None:
+            if event.state != "started":
+                ran[event.step] = event
+            listen(event)
+
+        try:
+            result = _run_leased(unit, note, ran)
+        except SomiteError as error:
+            result = _failed(unit, ran, error)
+        except OSError as error:
+            result = _failed(unit, ran, _file_error(error))
+        result = replace(result, seconds=round(time.perf_counter() - begin, 3))
+        record.write(result, unit.out_dir)
+    return result
+
+
+def _file_error(error: OSError) -> DatasetError:
+    return DatasetError(
+        Problem(
+            "FILE_ERROR",
+            "a file could not be read or written",
+            where=str(error.filename or ""),
+            found=error.strerror or str(error),
+            expected="a file that can be read, and room to write",
+            do="look at the permissions and at the free space of the disk, then run again",
+        )
+    )
+
+
+def _run_leased(unit: Unit, note: Callable[[Event], None], ran: Mapping[str, Event]) -> Record:
+    engine.sweep(unit.cache_root)
+    with HashCache(unit.folder / "hashes.json", verify=unit.verify) as hashes:
+        given = _given(unit, hashes)
+    last = record.read(record.path_of(unit.out_dir, unit.label))
+    traces = engine.trace(unit.nodes, given, unit.cache_root)
+    if unit.verify:
+        engine.drop(unit.cache_root, [item for item in traces if not _is_sound(item, unit.cache_root)])
+        traces = engine.trace(unit.nodes, given, unit.cache_root)
+    stale = [item for item in traces if not all(p.is_whole(unit.cache_root) for p in item.outputs.values())]
+    if any(item.state != "cached" for item in traces) or (stale and _must_place(unit, traces, last)):
+        engine.drop(unit.cache_root, stale)
+        engine.execute(unit.nodes, given, unit.cache_root, note)
+        traces = engine.trace(unit.nodes, given, unit.cache_root)
+    _check_inputs_unchanged(unit)
+    outputs = _deliver(unit, traces, last)
+    if unit.keep == "final":
+        _purge(unit, traces)
+    return replace(
+        blank_record(unit, "done"),
+        warnings=[*unit.warnings, *(Problem(**w) for item in traces for w in item.report["warnings"])],
+        facts=[*unit.facts, *(Fact(**fact) for item in traces for fact in item.report["facts"])],
+        steps=[_step_record(item, "run" if item.node.step in ran else "cached") for item in traces],
+        inputs=_input_sums(unit, given),
+        outputs=outputs,
+    )
+
+
+def _given(unit: Unit, hashes: HashCache) -> dict[str, Value]:
+    def product(path: Path) -> Product:
+        path = path.resolve()
+        return Product(hashes.sha256(path), path.stat().st_size, str(path))
+
+    given: dict[str, Value] = {}
+    for name, paths in unit.files.items():
+        if isinstance(paths, tuple):
+            given[name] = [product(path) for path in paths]
+        else:
+            given[name] = None if paths is None else product(paths)
+    folder = unit.folder / "given"
+    for name, text in unit.texts.items():
+        texts = text if isinstance(text, tuple) else (text,)
+        written = [_write_given(folder / f"{name}_{i}.json", item) for i, item in enumerate(texts)]
+        products = [product(path) for path in written]
+        given[name] = products if isinstance(text, tuple) else products[0]
+    return given
+
+
+def _write_given(path: Path, text: str) -> Path:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomically(path, text)
+    return path
+
+
+def _is_sound(item: Trace, cache_root: Path) -> bool:
+    """Whether the cached files still have the contents that were recorded."""
+    return all(
+        not p.is_whole(cache_root) or fingerprint.sha256(p.locate(cache_root)) == p.sha256
+        for p in item.outputs.values()
+    )
+
+
+def _check_inputs_unchanged(unit: Unit) -> None:
+    hashes = HashCache(unit.folder / "hashes.json")
+    paths = [
+        p for value in unit.files.values() for p in (value if isinstance(value, tuple) else [value]) if p
+    ]
+    changed = [path for path in paths if hashes.peek(path.resolve()) is None]
+    if changed:
+        raise DatasetError(
+            Problem(
+                "INPUT_CHANGED",
+                "an input file changed while it was being worked on; nothing was delivered",
+                where=", ".join(map(str, changed)),
+                do="run again when the file is complete",
+            )
+        )
+
+
+def _sources(traces: Sequence[Trace]) -> dict[str, Product]:
+    return {product: made for item in traces for product, made in item.outputs.items()}
+
+
+def _must_place(unit: Unit, traces: Sequence[Trace], last: Record | None) -> bool:
+    return any(not kept for kept in _kept(unit, _sources(traces), last).values())
+
+
+def _kept(unit: Unit, made: Mapping[str, Product], last: Record | None) -> dict[str, Delivered | None]:
+    """Product -> the file of the last run that still serves, or None where it must be placed anew."""
+    before = {item.path: item for item in last.outputs} if last is not None else {}
+    kept: dict[str, Delivered | None] = {}
+    for product, (target, _) in unit.targets.items():
+        item = before.get(target.relative_to(unit.out_dir).as_posix())
+        serves = item is not None and product in made and item.source == made[product].sha256
+        if serves and item is not None:
+            with suppress(OSError):
+                serves = target.stat().st_size == item.size
+            serves = serves and target.is_file()
+            if serves and unit.verify:
+                serves = fingerprint.sha256(target) == item.sha256
+        kept[product] = item if serves else None
+    return kept
+
+
+def _deliver(unit: Unit, traces: Sequence[Trace], last: Record | None) -> list[Delivered]:
+    made = _sources(traces)
+    node_of = {product: item.node for item in traces for product in item.outputs}
+    kept = _kept(unit, made, last)
+    for folder in {target.parent for target, _ in unit.targets.values()}:
+        remove_drafts(folder)
+    outputs = []
+    for product, (target, derivative) in unit.targets.items():
+        item = kept[product]
+        if item is None:
+            derivatives.place(made[product].locate(unit.cache_root), target)
+            relative = target.relative_to(unit.out_dir).as_posix()
+            size = target.stat().st_size
+            item = Delivered(relative, fingerprint.sha256(target), size, made[product].sha256)
+        if derivative.metadata:
+            derivatives.write_sidecar(target, _sidecar(unit, node_of[product], derivative))
+        outputs.append(item)
+    gone = {item.path for item in (last.outputs if last else [])} - {item.path for item in outputs}
+    derivatives.remove(unit.out_dir / path for path in gone)
+    return outputs
+
+
+def _sidecar(unit: Unit, node: Node, derivative: Derivative) -> dict[str, Any]:
+    files = [
+        p for value in unit.files.values() for p in (value if isinstance(value, tuple) else (value,)) if p
+    ]
+    return {
+        **derivative.metadata,
+        "Sources": [f"bids:raw:{_relative(unit, path)}" for path in files],
+        "Step": node.step,
+        "Options": node.config,
+        "SoftwareVersions": {"somite": __version__, **node.versions},
+    }
+
+
+def _relative(unit: Unit, path: Path) -> str:
+    with suppress(ValueError):
+        return path.relative_to(unit.source_dir).as_posix()
+    return path.name
+
+
+def _input_sums(unit: Unit, given: Mapping[str, Value]) -> dict[str, str]:
+    sums: dict[str, str] = {}
+    for name, paths in unit.files.items():
+        value = given[name]
+        several = value if isinstance(value, list) else [value]
+        for path, product in zip(paths if isinstance(paths, tuple) else (paths,), several, strict=True):
+            if path is not None and product is not None:
+                sums[_relative(unit, path)] = product.sha256
+    return sums
+
+
+def _purge(unit: Unit, traces: Sequence[Trace]) -> None:
+    """Remove the files of the cache; their checksums stay, so that an unchanged rerun still runs nothing."""
+    for item in traces:
+        for product in item.outputs.values():
+            product.locate(unit.cache_root).unlink(missing_ok=True)
+
+
+def _step_record(item: Trace, state: record.State) -> StepRecord:
+    node = item.node
+    return StepRecord(
+        step=node.step,
+        state=state,
+        seconds=item.report.get("seconds", 0.0),
+        peak_mb=item.report.get("peak_mb", 0.0),
+        code=node.code,
+        config=node.config,
+        versions=node.versions,
+        inputs=dict(item.inputs),
+        outputs={product: made.sha256 for product, made in item.outputs.items()},
+        commands=item.report.get("commands", []),
+        numbers=item.report.get("numbers", {}),
+    )
+
+
+def _failed(unit: Unit, ran: Mapping[str, Event], error: SomiteError) -> Record:
+    """A record of how far a session came. The outputs of an earlier run stay, and stay named in it."""
+    failed = error.step if isinstance(error, StepFailed) else ""
+    last = record.read(record.path_of(unit.out_dir, unit.label))
+    steps = []
+    for item in look(unit):
+        event = ran.get(item.node.step)
+        state: record.State = "cached" if item.state == "cached" else "not reached"
+        if item.node.step == failed:
+            state = "failed"
+        elif event is not None:
+            state = "run"
+        steps.append(_step_record(item, state))
+    return replace(
+        blank_record(unit, "failed", error.problems),
+        failed_step=failed,
+        steps=steps,
+        outputs=last.outputs if last is not None else [],
+    )
+
+
+def clear_work(unit: Unit) -> None:
+    """Remove a session's work folder."""
+    shutil.rmtree(unit.folder, ignore_errors=True)
