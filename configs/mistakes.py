@@ -79,14 +79,12 @@ def _inside(path: KeyPath, outer: KeyPath) -> bool:
 
 
 def _mistake(kind: str, loc: Sequence[str | int], message: str, root: Node) -> Mistake:
-    path, node = _walk(loc[:-1] if kind == "missing" else loc, root)
-    if kind == "missing":  # of a list of fixed length it is said for each value that is not there
-        short = isinstance(loc[-1], int)
-        return (
-            Mistake("CONFIG_RANGE", path, node)
-            if short
-            else Mistake("CONFIG_MISSING", (*path, loc[-1]), node)
-        )
+    if kind == "missing":
+        path, node = _walk(loc[:-1], root)
+        if isinstance(loc[-1], int):  # a value of a list of fixed length
+            return Mistake("CONFIG_RANGE", path, node)
+        return Mistake("CONFIG_MISSING", (*path, loc[-1]), node)
+    path, node = _walk(loc, root)
     if kind == "extra_forbidden":
         return Mistake("CONFIG_UNKNOWN_KEY", path, node)
     if kind in _RANGE and not (kind in _LENGTH and isinstance(node.value, str | int | float)):

@@ -79,11 +79,12 @@ class _Chain:
         try:
             resolved = path.resolve()
             if resolved in self._seen:
-                self.problems.append(_cycle([*self._seen.values(), name], asked))
+                start = list(self._seen).index(resolved)
+                self.problems.append(_cycle([*list(self._seen.values())[start:], name], asked))
                 return
             self._seen[resolved] = name
             data = path.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RuntimeError):
             code = "CONFIG_EXTENDS_NOT_FOUND" if asked else "CONFIG_NOT_FOUND"
             self.problems.append(_not_found(str(source), asked, code, path.parent))
             return
@@ -149,12 +150,11 @@ def _filled(node: Node, allowed: list[Schema], root: Schema) -> Node:
 
 
 def _cycle(names: list[str], asked: str) -> Problem:
-    start = names.index(names[-1]) if names[-1] in names[:-1] else 0
     return Problem(
         "CONFIG_EXTENDS_CYCLE",
         "a configuration extends itself",
         where=asked,
-        found=" extends ".join(names[start:]),
+        found=" extends ".join(names),
         expected="a chain that ends",
         do="remove one `extends:` of the chain",
     )

@@ -6,8 +6,6 @@ this step correlates the noise of neighbouring voxels, and the estimate no longe
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,8 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from threadpoolctl import threadpool_limits
 
-from somite import images, tools
+from somite import images, rician, tools
 from somite.errors import Problem, ToolError
+from somite.files import link_or_copy
 from somite.images import FloatArray, Grid
 from somite.registry import Context, Dwi, StepConfig, step
 
@@ -45,6 +44,11 @@ class Config(StepConfig):
     )
     patch_voxels: int = Field(5, ge=3, le=15, description="Edge of the cubic patch, voxels, odd")
     stride_voxels: int = Field(2, ge=1, le=15, description="Step between patches, voxels; at most the patch")
+    noise_floor: Literal["keep", "koay"] = Field(
+        "keep",
+        description="koay: take off what noise adds to magnitudes near it (Koay and Basser 2006), for tissue "
+        "of low signal such as muscle; only after mppca or dwidenoise",
+    )
     precision: Literal["float32", "float64"] = Field(
         "float32",
         description="Precision of the decomposition; float32 serves up to a signal-to-noise ratio of 400",
@@ -58,6 +62,15 @@ class Config(StepConfig):
             raise ValueError(
                 f"stride_voxels is {self.stride_voxels}, larger than patch_voxels {self.patch_voxels}: "
                 "voxels between the patches would be left out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _floor_of_means_only(self) -> Self:
+        if self.noise_floor == "koay" and self.method == "none":
+            raise ValueError(
+                "noise_floor is koay with method none: the floor can be taken off mean magnitudes, which "
+                "denoising estimates, not off single ones; choose method mppca"
             )
         return self
 
@@ -276,14 +289,33 @@ def _cut_patches(
     return signal.astype(np.float32, copy=False), weighted_sigma, weight.astype(np.float32)
 
 
-def _same_file(dwi: Path, folder: Path) -> Path:
-    """The series under the product's name: a hard link, or a copy where the folders share no disk."""
-    same = folder / ("dwi_denoised.nii.gz" if dwi.name.endswith(".nii.gz") else "dwi_denoised.nii")
-    try:
-        os.link(dwi.resolve(), same)
-    except OSError:
-        shutil.copyfile(dwi, same)
-    return same
+def true_noise(
+    signal: FloatArray, spread: FloatArray, *, off_floor: bool, threads: int
+) -> tuple[Float32, Float32]:
+    """The standard deviation of the noise behind magnitudes, and the signal with or without its floor.
+
+    Args:
+        signal: (x, y, z, n) mean magnitudes.
+        spread: (x, y, z) standard deviation of the magnitudes.
+        off_floor: whether to take the floor off. A magnitude at the floor then leaves 5 % of sigma: a signal
+            of 0 has no logarithm to fit.
+        threads: how many slices to work on at a time.
+
+    Returns:
+        Signal (x, y, z, n) and sigma (x, y, z).
+    """
+    sigma = np.empty(spread.shape, np.float32)
+    out = np.empty(signal.shape, np.float32) if off_floor else np.asarray(signal, np.float32)
+
+    def one(i: int) -> None:
+        sigma[i] = rician.noise(signal[i], spread[i])
+        if off_floor:
+            least = np.float32(0.05) * sigma[i][..., None]
+            out[i] = np.maximum(rician.signal(signal[i], sigma[i]), least)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, range(len(sigma))))
+    return out, sigma
 
 
 def _few_volumes(n_volumes: int, where: Path) -> Problem:
@@ -373,16 +405,20 @@ def run(dwi: Dwi, config: Config, context: Context) -> tuple[Path, Path]:
     """
     data, grid = images.read_float(dwi)
     signal: FloatArray
-    sigma: FloatArray
+    spread: FloatArray
     if config.method == "dwidenoise":
-        signal, sigma = _dwidenoise(dwi, grid, config, context)
+        signal, spread = _dwidenoise(dwi, grid, config, context)
     else:
-        signal, sigma = _built_in(data, grid, config, context, dwi)
+        signal, spread = _built_in(data, grid, config, context, dwi)
+    signal, sigma = true_noise(
+        signal, spread, off_floor=config.noise_floor == "koay", threads=context.threads
+    )
     estimated = sigma[sigma > 0]
     context.numbers["noise_sigma_median"] = float(np.median(estimated)) if estimated.size else 0.0
     if config.method == "none":
         context.infer("dwi_denoised", "the series as it was given", "denoise.method is none")
-        denoised = _same_file(dwi, context.folder)
+        name = "dwi_denoised.nii.gz" if dwi.name.endswith(".nii.gz") else "dwi_denoised.nii"
+        denoised = link_or_copy(dwi.resolve(), context.folder / name)
     else:
         denoised = images.write(context.folder / "dwi_denoised.nii", signal, grid)
     return denoised, images.write(context.folder / "noise_sigma.nii", sigma, grid)

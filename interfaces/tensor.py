@@ -179,7 +179,7 @@ def fit_maps(
 
     def block(start: int) -> tuple[int, int]:
         here = inside[start : start + size]
-        measured = series[rows[:, None], here].astype(np.float64)
+        measured = np.stack([series[row][here] for row in rows]).astype(np.float64)
         signal = np.maximum(measured, min_signal)
         parameters, outliers = estimate(np.log(signal), here)
         maps = maps_of(parameters[:6] / b_largest, parameters[6], eigenvalue_min(b_largest))

@@ -219,6 +219,9 @@ def test_a_cycle_is_named_whole(tmp_path: Path) -> None:
     assert problem.code == "CONFIG_EXTENDS_CYCLE"
     assert problem.where == f"{tmp_path / 'b.yaml'} line 1, extends"
     assert re.fullmatch(r"\S*a.yaml extends \S*b.yaml extends \S*a.yaml", problem.found)
+    with pytest.raises(ConfigError) as caught:
+        reader.read(written(tmp_path, "extends: a.yaml"), STEPS)
+    assert re.fullmatch(r"\S*a.yaml extends \S*b.yaml extends \S*a.yaml", caught.value.problems[0].found)
     assert codes(written(tmp_path, "protocol: x\nextends: my.yaml")) == ["CONFIG_EXTENDS_CYCLE"]
 
 

@@ -106,6 +106,18 @@ def test_fa_rises_and_md_falls_over_15_mm_from_the_dural_exit() -> None:
     assert md == pytest.approx([1.6e-3, 1.45e-3, 1.3e-3, 1.3e-3])
 
 
+def test_a_root_turns_from_its_first_direction_to_its_last_and_ends_flat() -> None:
+    root = roots.grow((1.0, 2.0, 3.0), (1.0, 0.0, -2.0), (2.0, 1.0, -1.0), drg_diameter_mm=7.0)
+    assert root.points[0] == pytest.approx([1.0, 2.0, 3.0])
+    assert root.tangents[0] == pytest.approx(np.array([1.0, 0.0, -2.0]) / math.sqrt(5))
+    assert root.tangents[-1] == pytest.approx(np.array([2.0, 1.0, -1.0]) / math.sqrt(6))
+    steps = np.linalg.norm(np.diff(root.points, axis=0), axis=1)
+    assert steps.sum() == pytest.approx(30.0, abs=0.01)
+    before, after = (root.points[0] + d * root.tangents[0] for d in (-0.2, 0.2))
+    beside = root.points[20] + 2.6 * np.cross(root.tangents[20], [0.0, 1.0, 0.0])
+    assert root.nearest(np.stack([before, after, beside], axis=1))[1].tolist() == [False, True, False]
+
+
 def test_fa_of_mean_eigenvalues_is_not_the_mean_fa() -> None:
     fa, md = np.array([0.1, 0.7]), np.array([1e-3, 1e-3])
     truth = lumbar.segment_truth(Segment("x"), fa, md)

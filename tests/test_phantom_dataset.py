@@ -114,6 +114,16 @@ def test_files_hold_what_was_made(cohort: Path) -> None:
     assert read_label_table(cohort / f"{LABELS.format('sub-02')}.tsv") == phantom.label_table
 
 
+@pytest.mark.parametrize(("snr", "error"), [(math.inf, 0.05), (0.1, 2.0)])
+def test_no_signal_is_lost_in_storage(snr: float, error: float, tmp_path: Path) -> None:
+    """Without noise rounding must not show, and with much noise nothing may wrap around."""
+    folder = write_dataset(tmp_path / "one", 1, 1, snr, grid=COARSE)
+    series, _ = images.read_float(folder / "sub-01/dwi/sub-01_dwi.nii.gz")
+    phantom = lumbar.make_lumbar((1, 1), snr, grid=COARSE)
+    assert np.abs(series - phantom.dwi).max() < error
+    assert nib.load(folder / "sub-01/dwi/sub-01_dwi.nii.gz").get_data_dtype() == np.int16
+
+
 def test_fields_without_a_value_are_written_as_bids_writes_them(cohort: Path) -> None:
     for path in cohort.rglob("*.tsv"):
         for line in path.read_text().splitlines():

@@ -115,6 +115,8 @@ def test_noise_free_truth_on_an_oblique_grid(tmp_path: Path, method: str, shells
     vectors = maps["eigenvectors"].reshape(*SHAPE, 3, 3)
     cosines = np.abs(np.einsum("...kx,...xk->...k", vectors, truth.vectors))
     np.testing.assert_allclose(cosines, 1, atol=1e-5)
+    largest = np.take_along_axis(vectors, np.abs(vectors).argmax(-1)[..., None], -1)
+    assert (largest > 0).all()
     assert maps["residual"].max() < 1e-6
     assert not maps["nonpositive"].any()
     assert context.numbers["nonpositive_fraction"] == 0
@@ -264,6 +266,8 @@ def test_dead_voxels_in_the_mask_give_finite_flagged_maps(tmp_path: Path) -> Non
     signal[0, 0, 0] = 0
     signal[1, 0, 0, 3:] = 0
     signal[2, 0, 0, :3] = 0
+    signal[3, 0, 0] = 1  # log 0: no residual at all
+    signal[4:] *= np.random.default_rng(0).random(signal[4:].shape) < 0.6
     for method in ("ols", "wls", "iwls", "robust"):
         maps, context = Scan(tmp_path / method, signal, gradients).run(method=method)
         assert all(np.isfinite(values).all() for values in maps.values())
@@ -271,6 +275,26 @@ def test_dead_voxels_in_the_mask_give_finite_flagged_maps(tmp_path: Path) -> Non
         assert maps["fa"].max() <= 1
         assert maps["nonpositive"][0, 0, 0] == 1
         assert context.numbers["floored_signal_fraction"] == pytest.approx((signal == 0).mean())
+
+
+def test_small_units_are_not_floored(tmp_path: Path) -> None:
+    truth, gradients = Truth(), scheme(12)
+    truth.s0 *= 1e-5
+    scan = Scan(tmp_path, truth.signal(gradients), gradients)
+    maps, context = scan.run()
+    np.testing.assert_allclose(maps["md"], truth.values.mean(-1), rtol=1e-4)
+    assert context.numbers["floored_signal_fraction"] == 0
+    floored, context = scan.run(min_signal=1.0)
+    assert context.numbers["floored_signal_fraction"] == 1
+    np.testing.assert_allclose(floored["s0"], 1, rtol=1e-6)
+
+
+def test_wild_extrapolation_to_b0_stays_finite(tmp_path: Path) -> None:
+    gradients = scheme(12, (1000.0, 1020.0), n_b0=0)
+    signal = Truth().signal(gradients)
+    signal[..., 12:] = 0
+    maps, _ = Scan(tmp_path, signal, gradients).run(method="ols")
+    assert all(np.isfinite(values).all() for values in maps.values())
 
 
 def test_residual_is_the_noise_over_s0(tmp_path: Path) -> None:
@@ -365,6 +389,20 @@ def test_eigenvalues_of_isotropic_and_negative_tensors() -> None:
     np.testing.assert_allclose(values.T, [[1e-3] * 3, [0] * 3, [-1e-3, -1e-3, -2e-3]])
     np.testing.assert_allclose(tensorfit.fractional_anisotropy(values), 0, atol=1e-7)
     assert np.isfinite(vectors).all()
+
+
+def test_eigenvalues_equal_lapack() -> None:
+    tensors = np.random.default_rng(0).standard_normal((6, 5000))
+    tensors[:, :500] *= np.array([[1], [1e-9], [1], [1e-7], [0], [1]])  # nearly diagonal
+    tensors[:, 500:600] = 1  # of rank 1
+    rows, columns = np.tril_indices(3)
+    full = np.zeros((5000, 3, 3))
+    full[:, rows, columns] = full[:, columns, rows] = tensors.T
+    values, vectors = tensorfit.eigen(tensors)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(full)[:, ::-1].T, atol=1e-13)
+    frames = vectors.reshape(3, 3, -1)
+    np.testing.assert_allclose(tensorfit.from_eigenpairs(values, frames), tensors, atol=1e-13)
+    np.testing.assert_allclose(np.einsum("kiv,liv->vkl", frames, frames), [np.eye(3)] * 5000, atol=1e-13)
 
 
 def test_real_brain_equals_dipy(real_data: Path, tmp_path: Path) -> None:

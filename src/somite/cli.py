@@ -13,12 +13,15 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from somite import __version__
 from somite.errors import ConfigError, DatasetError, Problem, SomiteError
-from somite.record import Record
-from somite.workflows import participant
-from somite.workflows.participant import Place
+
+# Commands import what they need when they are called: `somite --help` answers at once.
+if TYPE_CHECKING:
+    from somite.record import Record
+    from somite.workflows.participant import Place
 
 DONE, SOME_FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -157,6 +160,7 @@ def _phantom(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from somite import resources, show
     from somite.plan import deep_check
+    from somite.workflows import participant
 
     place = _place(options)
     participant.check(place.settings)
@@ -171,7 +175,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from somite import show
     from somite.derivatives import write_dataset_files
-    from somite.workflows import cohort, group
+    from somite.workflows import cohort, group, participant
 
     place = _place(options)
     participant.check(place.settings)
@@ -225,6 +229,7 @@ def _place(options: argparse.Namespace) -> Place:
     from somite.configs import reader
     from somite.plan import make_plan
     from somite.registry import discover
+    from somite.workflows.participant import Place
 
     settings = reader.read(options.config, discover())
     plan = make_plan(options.bids_dir, settings, options.participant_label, options.session_label)

@@ -12,6 +12,7 @@ from somite.errors import DatasetError, Problem
 from somite.images import read_labels
 from somite.labelling import check_regions
 from somite.segments import Segment, read_label_table
+from somite.series import check_access
 from somite.sessions import Plan, Session, listing
 from somite.voxel_check import check_voxels
 
@@ -55,8 +56,10 @@ def check_label_voxels(labels: Path, table_path: Path, expected: tuple[Segment, 
             are not told again.
 
     Raises:
-        DatasetError: as `read_labels` and `read_label_table`.
+        DatasetError: `UNREADABLE`; as `read_labels` and `read_label_table`.
     """
+    check_access(labels, "the label image")
+    check_access(table_path, "the label table")
     data, _ = read_labels(labels)
     values = {int(value) for value in np.unique(data)} - {0}
     table = read_label_table(table_path)
@@ -71,7 +74,7 @@ def check_label_voxels(labels: Path, table_path: Path, expected: tuple[Segment, 
                 "LABEL_VALUE",
                 "the label image holds values that its table does not name",
                 where=str(labels),
-                found=listing(tuple(map(str, unknown))),
+                found=listing(unknown),
                 expected=f"values in the column index of {table_path.name}",
                 do="add rows for them; voxels with these values belong to no segment",
                 severity="warning",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from somite.grouping import given_direction
 from somite.sessions import Deviation, Series, Session
@@ -87,7 +86,7 @@ def _direction(series: Series) -> str:
     return given_direction(series) or series.entities.get("dir", UNKNOWN)
 
 
-PARAMETERS: Mapping[str, Callable[[Series], Any]] = {
+PARAMETERS: Mapping[str, Callable[[Series], str]] = {
     "voxel (mm)": _voxel,
     "matrix": _matrix,
     "TE (ms)": _number("EchoTime", 1000, 1),

@@ -149,8 +149,7 @@ def _distinct_names(
     facts: list[tuple[Fact, ...]] = [()] * len(groups)
     twice = _repeated(names)
     for g, one in enumerate(groups):
-        direction = given_direction(one[0])
-        if names[g] in twice and "dir" not in names[g] and direction:
+        if names[g] in twice and "dir" not in names[g] and (direction := given_direction(one[0])):
             reason = "no entity tells the groups of runs apart: the phase-encoding direction of the sidecar"
             names[g] = {**names[g], "dir": direction}
             facts[g] = (Fact("dir", direction, reason),)

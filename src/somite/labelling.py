@@ -214,7 +214,7 @@ def check_regions(
         where: the file.
         carrier: what it is: `the label table`.
     """
-    missing = tuple(str(segment) for segment in expected or () if segment not in carried)
+    missing = tuple(segment for segment in expected or () if segment not in carried)
     if carried and not missing:
         return []
     if not carried or len(missing) == len(expected or ()):
@@ -223,7 +223,7 @@ def check_regions(
                 "NO_REGION",
                 f"{carrier} carries no region of the configuration",
                 where=where,
-                found=listing(tuple(sorted(str(segment) for segment in carried))) or "no label",
+                found=listing(sorted(carried, key=str)) or "no label",
                 expected=listing(missing) or "at least one label",
                 do="compare the columns region, side, level and segment with roi: segments: of the "
                 "configuration; they are matched letter by letter",
@@ -340,12 +340,12 @@ def _not_3d(image: File, shape: tuple[int, ...]) -> Problem:
 def _no_labels(series: Sequence[Series], visit: Visit | None) -> Problem:
     entities = series[0].entities
     session = f"_ses-{entities['ses']}" if "ses" in entities else ""
-    other = [f.path.name for f in visit.files if f.name.suffix == "dseg"] if visit else []
+    other = [f.path.name for f in visit.files if f.name.suffix == "dseg" and f.name.is_image] if visit else []
     return Problem(
         "NO_LABELS",
         "no label image for this session: maps are made, and its rows of the table say why they are empty",
         where=str(series[0].dwi),
-        found=f"{listing(tuple(other))}, none of which applies" if other else "no *_dseg.nii.gz",
+        found=f"{listing(other)}, none of which applies" if other else "no *_dseg.nii.gz",
         expected=f"sub-{entities.get('sub', '')}{session}_space-dwi_dseg.nii.gz, or more entities of the "
         "series, in the folder of labels (labels: folder:)",
         do="draw the labels, or correct their names or labels: filter: in the configuration",
@@ -386,7 +386,7 @@ def _ambiguous(files: Sequence[File], suffix: str) -> Problem:
         "LABEL_AMBIGUOUS",
         f"more than one {what} applies to the session",
         where=str(files[0].path.parent),
-        found=listing(tuple(file.path.name for file in files)),
+        found=listing([file.path.name for file in files]),
         expected="one",
         do=f"choose with {option} {{desc: ..., seg: ...}}" if option else "remove all but one",
     )

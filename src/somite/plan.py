@@ -174,7 +174,7 @@ def _no_such(label: str, there: Sequence[str], what: str, prefix: str) -> Proble
         f"NO_SUCH_{what.upper()}",
         f"the {what} that was asked for is not in the dataset",
         found=f"{prefix}{label}",
-        expected=listing(tuple(prefix + other for other in there)) or f"no {what} has a name here",
+        expected=listing([prefix + other for other in there]) or f"no {what} has a name here",
         do=f"did you mean {' or '.join(prefix + other for other in near)}?"
         if near
         else f"check --{what}-label",
@@ -324,7 +324,7 @@ def _not_bids_names(strange: Sequence[Path]) -> list[Problem]:
             "NAME_NOT_BIDS",
             "files or folders are left out: their names are not formed as BIDS names are",
             where=str(strange[0].parent),
-            found=listing(tuple(path.name for path in strange)),
+            found=listing([path.name for path in strange]),
             expected="sub-01, ses-02, sub-01_ses-02_dir-AP_dwi.nii.gz: pairs of letters and digits",
             do="rename them, or put them elsewhere",
             severity="warning",

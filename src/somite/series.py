@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from somite.bids import File, inherited
+from somite.bids import File, inherited, stem
 from somite.errors import DatasetError, Problem
 from somite.gradient_check import Series as GradientFiles
 from somite.gradient_check import check_group, count_directions, read_table
@@ -203,36 +203,39 @@ def check_joined(series: Sequence[Series], b0_max: float) -> tuple[tuple[Series,
         series: those of one session.
         b0_max: up to this b-value, s/mm2, a volume counts as b=0.
     """
-    problems: list[Problem] = []
-    for one in series:
-        problems += _check_gradients(one, b0_max) if one.n_volumes else ()
-    if problems or any(not one.n_volumes for one in series):
-        return tuple(series), tuple(problems)
-    problems += check_group([_gradient_files(one) for one in series], b0_max)
+    problems = list(_check_gradients([one for one in series if one.n_volumes], b0_max))
+    if any(not one.n_volumes for one in series):
+        # What the volumes of the others would add is not known.
+        return tuple(series), tuple(p for p in problems if p.code not in ("NO_B0", "FEW_DIRECTIONS"))
+    if not problems:
+        series = [replace(one, shells=_shells(one, b0_max)) for one in series]
     if len(series) > 1:
         problems += _check_grids(series)
         problems += _check_echo_times(series)
-    return tuple(replace(one, shells=_shells(one, b0_max)) for one in series), tuple(problems)
+    return tuple(series), tuple(problems)
+
+
+def _check_gradients(series: Sequence[Series], b0_max: float) -> tuple[Problem, ...]:
+    """What is wrong with the gradient files of series to be joined, each by itself and all together."""
+    if not series:
+        return ()
+    problems: list[Problem] = []
+    for path in (path for one in series for path in (one.bval, one.bvec) if path is not None):
+        try:
+            check_access(path, "the gradient file")
+        except DatasetError as error:
+            problems += error.problems
+    if problems:
+        return tuple(problems)
+    return check_group([_gradient_files(one) for one in series], b0_max)
 
 
 def _gradient_files(series: Series) -> GradientFiles:
-    return GradientFiles(series.bval, series.bvec, series.n_volumes)
-
-
-def _check_gradients(series: Series, b0_max: float) -> list[Problem]:
-    """What is wrong with the gradient files of one series by itself: it need not have a b=0 of its own."""
-    try:
-        for path in (series.bval, series.bvec):
-            if path is not None:
-                check_access(path, "the gradient file")
-    except DatasetError as error:
-        return list(error.problems)
-    found = check_group([_gradient_files(series)], b0_max)
-    return [
-        problem if problem.where else replace(problem, where=str(series.dwi))
-        for problem in found
-        if problem.code not in ("NO_B0", "FEW_DIRECTIONS")
-    ]
+    """The files of a series; where there is none, the one that would be expected, for the problem to name."""
+    beside = {
+        extension: series.dwi.with_name(stem(series.dwi) + extension) for extension in (".bval", ".bvec")
+    }
+    return GradientFiles(series.bval or beside[".bval"], series.bvec or beside[".bvec"], series.n_volumes)
 
 
 def _shells(series: Series, b0_max: float) -> tuple[Shell, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class Plan:
     """Segments that the configuration names; None: those of the label tables."""
 
 
-def listing(items: tuple[str, ...], most: int = 8) -> str:
+def listing(items: Sequence[object], most: int = 8) -> str:
     """`sub-03, sub-04 and 7 more`."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + more
+    return ", ".join(map(str, items[:most])) + more

@@ -180,9 +180,13 @@ def _make(person: Person, snr: float, grid: Grid, motion: tuple[float, float] | 
     )
 
 
-def write_image(path: Path, data: NDArray[np.int16], grid: Grid, tr_s: float = 0.0) -> Path:
-    """Write int16 voxels as `.nii.gz`, the same bytes at any time; returns `path`."""
+def write_image(path: Path, data: NDArray[Any], grid: Grid, tr_s: float = 0.0) -> Path:
+    """Write `.nii.gz` stored as int16, the same bytes at any time; returns `path`.
+
+    Integers are stored as they are, other numbers with a scale and offset that use the whole range.
+    """
     image = nib.Nifti1Image(data, grid.affine)
+    image.set_data_dtype(np.int16)
     image.set_sform(grid.affine, code=1)
     image.set_qform(grid.affine, code=1)
     image.header.set_xyzt_units("mm", "sec")
@@ -247,7 +251,9 @@ _PARTICIPANTS = {
 
 def _write_scan(folder: Path, participant: str, phantom: Phantom) -> None:
     stem = f"{participant}_dwi"
-    series = np.rint(phantom.dwi).astype(np.int16)
+    # Rounding to whole numbers drowns in the noise; without noise it would shift the FA of dark tissue.
+    whole = phantom.sigma > 0 and phantom.dwi.max() < np.iinfo(np.int16).max
+    series: NDArray[Any] = np.rint(phantom.dwi).astype(np.int16) if whole else phantom.dwi
     write_image(folder / f"{stem}.nii.gz", series, phantom.grid, REPETITION_TIME_S)
     gradients.write_fsl(
         phantom.gradients, folder / f"{stem}.bval", folder / f"{stem}.bvec", phantom.grid.affine

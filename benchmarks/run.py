@@ -1,0 +1,39 @@
+"""Run the benchmarks: `python benchmarks/run.py [name ...]`, all of them without a name.
+
+Each `bench_<name>.py` has a function `rows()`. Results go to results.md and results.json in this folder;
+the exit status is 1 when a goal is missed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import harness
+
+HERE = Path(__file__).parent
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks and write their results."""
+    known = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    rows: list[harness.Row] = []
+    for name in names or known:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows += importlib.import_module(f"bench_{name}").rows()
+    text = harness.as_markdown(rows)
+    (HERE / "results.md").write_text(text)
+    results = {"machine": harness.machine(), "rows": harness.as_records(rows)}
+    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(text)
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
