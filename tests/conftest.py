@@ -9,6 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cohort import finished, pristine
+
+__all__ = ["finished", "need_tool", "pristine", "real_data"]
 
 
 @pytest.fixture(scope="session")

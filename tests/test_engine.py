@@ -360,7 +360,7 @@ def test_an_output_that_is_no_longer_made_is_removed(toy: Toy, number: Path, tmp
 def test_the_record_holds_what_ran_on_what(toy: Toy, number: Path) -> None:
     """Defect 8: Pydra's audit crashes; the record is the project's own."""
     toy.run(number)
-    stored = json.loads((toy.root / "out" / "log" / "sub-01.json").read_text())
+    stored = json.loads((toy.root / "out" / "logs" / "sub-01.json").read_text())
     steps = {step["step"]: step for step in stored["steps"]}
     assert stored["inputs"] == {"number.txt": fingerprint.sha256(number)}
     assert stored["outputs"][0]["path"] == "sub-01/collected.txt"

@@ -14,9 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from cohort import FAST, SOMITE, Cohort, call, finished, pristine
-
-__all__ = ["finished", "pristine"]  # fixtures
+from cohort import FAST, SOMITE, Cohort, call
 
 STEPS = 7
 """Steps of a session."""
@@ -78,6 +76,7 @@ def test_an_option_reruns_its_step_and_what_follows_and_back_again_nothing(cohor
 
 
 def test_an_edited_gradient_table_reruns_only_its_participant(cohort: Cohort) -> None:
+    cohort.run()  # where the copy lies is new: its files are read once for their checksums
     bvec = cohort.bids / "sub-03" / "dwi" / "sub-03_dwi.bvec"
     rows = np.loadtxt(bvec)
     np.savetxt(bvec, -rows, fmt="%.6f")
@@ -91,6 +90,8 @@ def test_an_edited_gradient_table_reruns_only_its_participant(cohort: Cohort) ->
 
 
 def test_the_plan_says_what_is_cached_and_what_would_run(cohort: Cohort) -> None:
+    assert "load: input bval changed or was not read before" in cohort.plan().out
+    cohort.run()
     assert f"steps: 0 to run, {4 * STEPS} cached" in cohort.plan().out
     cohort.set(FAST + "tensor: {method: ols}\n")
     planned = cohort.plan()
@@ -167,7 +168,7 @@ def test_too_little_memory_refuses_in_words(cohort: Cohort) -> None:
     cohort.set(FAST + "tensor: {method: ols}\n")
     done = cohort.run("participant", options=("--mem-gb", "0.1"))
     assert done.code == 1
-    assert "--mem-gb" in json.dumps(json.loads((cohort.out / "log" / "sub-01.json").read_text()))
+    assert "--mem-gb" in json.dumps(json.loads((cohort.out / "logs" / "sub-01.json").read_text()))
     assert "GB needed" in done.out
 
 
@@ -188,9 +189,17 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
     issues = json.loads(done.out)["issues"]["issues"]
     assert [issue for issue in issues if issue["severity"] == "error"] == []
     ignored = (cohort.out / ".bidsignore").read_text().split()
-    assert ignored == ["*_dwimap.nii.gz", "*_dwimap.json", "*_stats.tsv", "*_motion.tsv", "group/"]
+    assert ignored == [
+        "*_dwimap.nii.gz",
+        "*_dwimap.json",
+        "*_desc-preproc_dwi.bval",
+        "*_desc-preproc_dwi.bvec",
+        "*_stats.tsv",
+        "*_motion.tsv",
+        "/group",
+    ]
     for pattern in ignored:
-        assert list(cohort.out.rglob(pattern.rstrip("/"))), f"{pattern} ignores nothing"
+        assert list(cohort.out.rglob(pattern.lstrip("/"))), f"{pattern} ignores nothing"
 
 
 def test_the_effective_configuration_runs_to_the_same_result(cohort: Cohort) -> None:
@@ -204,7 +213,7 @@ def test_images_have_sidecars_with_sources_units_and_versions(finished: Cohort) 
     assert sidecar["Units"] == "mm^2/s"
     assert "bids:raw:sub-01/dwi/sub-01_dwi.nii.gz" in sidecar["Sources"]
     assert sidecar["Options"]["method"] == "wls"
-    assert "numpy" in sidecar["SoftwareVersions"]
+    assert "numpy" in sidecar["Versions"]
 
 
 def processes_of(cohort: Cohort) -> list[str]:
@@ -235,7 +244,8 @@ def start(cohort: Cohort) -> subprocess.Popen[str]:
 
 def wait_for_a_step(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
-    process.stdout.readline()
+    for _ in range(3):
+        process.stdout.readline()
 
 
 def no_process_within(cohort: Cohort, seconds: float) -> bool:
@@ -255,7 +265,8 @@ def test_an_interrupt_ends_soon_leaves_no_process_and_the_next_run_goes_on(
     process = start(cohort)
     wait_for_a_step(process)
     os.kill(process.pid, number)
-    assert process.wait(5) == 130
+    process.communicate(timeout=5)
+    assert process.returncode == 130
     assert no_process_within(cohort, 1), processes_of(cohort)
     done = cohort.run()
     assert done.code == 0
@@ -303,6 +314,6 @@ def test_results_do_not_depend_on_the_cores(pristine: Cohort, finished: Cohort, 
 def test_nothing_identifying_and_no_machine_path_is_written(finished: Cohort) -> None:
     home = str(finished.root).encode()
     for path in [*finished.out.rglob("*.json"), *finished.out.rglob("*.tsv")]:
-        if path.relative_to(finished.out).parts[0] not in (".work", "log"):
+        if path.relative_to(finished.out).parts[0] not in (".work", "logs"):
             named = home in path.read_bytes()
             assert not named or path.name == "dataset_description.json", path

@@ -60,7 +60,7 @@ STEPS = (
     Use(
         "mask",
         {"dwi": "dwi_corrected", "bval": "bval_loaded"},
-        {"mask": Derivative("mask", {"space": "dwi"}, metadata={"Type": "ROI"})},
+        {"mask": Derivative("mask", {"space": "dwi"}, metadata={"Type": "ROI", "Description": "Where the tensor was fitted"})},
     ),
     Use(
         "tensor",

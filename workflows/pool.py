@@ -224,7 +224,7 @@ def _work(unit: Unit, threads: int, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resources.set_threads(threads)
-    log = unit.out_dir / "log" / f"{unit.label}.txt"
+    log = unit.out_dir / "logs" / f"{unit.label}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
@@ -248,7 +248,7 @@ def _killed(unit: Unit, exit_code: int | None) -> Record:
             Problem(
                 "SESSION_KILLED",
                 "the process of this session ended before its record was written",
-                where=str(unit.out_dir / "log" / f"{unit.label}.txt"),
+                where=str(unit.out_dir / "logs" / f"{unit.label}.txt"),
                 found=found,
                 do="out of memory is the usual cause: give more memory or fewer cores, then run again",
             )

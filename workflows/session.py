@@ -93,6 +93,7 @@ def look(unit: Unit) -> list[Trace]:
     hashes = HashCache(unit.folder / "hashes.json", verify=unit.verify)
 
     def product(path: Path) -> Product | Literal["unknown"]:
+        path = path.resolve()
         try:
             known = hashes.peek(path)
             return "unknown" if known is None else Product(known, path.stat().st_size, str(path))
@@ -309,12 +310,14 @@ def _sidecar(unit: Unit, node: Node, derivative: Derivative) -> dict[str, Any]:
     files = [
         p for value in unit.files.values() for p in (value if isinstance(value, tuple) else (value,)) if p
     ]
+    sources = [f"bids:raw:{_relative(unit, path)}" for path in files]
     return {
         **derivative.metadata,
-        "Sources": [f"bids:raw:{_relative(unit, path)}" for path in files],
+        **({"SpatialReference": sources[0]} if "space" in derivative.entities else {}),
+        "Sources": sources,
         "Step": node.step,
         "Options": node.config,
-        "SoftwareVersions": {"somite": __version__, **node.versions},
+        "Versions": {"somite": __version__, **node.versions},
     }
 
 

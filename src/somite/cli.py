@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     from somite import show
 
-    if not (options.out_dir / "log").is_dir():
+    if not (options.out_dir / "logs").is_dir():
         raise DatasetError(
             Problem(
                 "NOT_AN_OUTPUT",

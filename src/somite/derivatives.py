@@ -21,9 +21,11 @@ BIDS_VERSION = "1.11.0"
 BIDSIGNORE = """\
 *_dwimap.nii.gz
 *_dwimap.json
+*_desc-preproc_dwi.bval
+*_desc-preproc_dwi.bvec
 *_stats.tsv
 *_motion.tsv
-group/
+/group
 """
 
 
@@ -97,7 +99,7 @@ def write_dataset_files(out_dir: Path, bids_dir: Path, *, command: str, config: 
         "# Somite derivatives\n\n"
         "Diffusion tensor maps and segment tables. `group/segments.tsv` holds a row per segment, metric and\n"
         "statistic; `group/segments.json` says what its columns mean; `group/status.tsv` has a row per\n"
-        "session. `code/config.yaml` is the configuration that was used, `log/` holds the record of each\n"
+        "session. `code/config.yaml` is the configuration that was used, `logs/` holds the record of each\n"
         "session: versions, checksums, times, and what was inferred.\n",
     )
 

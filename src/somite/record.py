@@ -1,4 +1,4 @@
-"""The record of a session's run: what ran, on what, with which result. One JSON file in `log/`."""
+"""The record of a session's run: what ran, on what, with which result. One JSON file in `logs/`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Record:
-    """One run of one session. The newest is in `log/<label>.json`."""
+    """One run of one session. The newest is in `logs/<label>.json`."""
 
     label: str
     participant_id: str
@@ -103,7 +103,7 @@ class Record:
 
 def path_of(out_dir: Path, label: str) -> Path:
     """Where the record of a session lies."""
-    return out_dir / "log" / f"{label}.json"
+    return out_dir / "logs" / f"{label}.json"
 
 
 def write(record: Record, out_dir: Path) -> Path:
@@ -127,7 +127,7 @@ def read(path: Path) -> Record | None:
 
 def read_all(out_dir: Path) -> list[Record]:
     """The record of every session of an output dataset, by label."""
-    found = (read(path) for path in sorted((out_dir / "log").glob("sub-*.json")))
+    found = (read(path) for path in sorted((out_dir / "logs").glob("sub-*.json")))
     return [record for record in found if record is not None]
 
 
