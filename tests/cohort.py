@@ -114,5 +114,3 @@ def finished(pristine: Cohort, tmp_path_factory: pytest.TempPathFactory) -> Coho
     done = cohort.run()
     assert done.code == 0, done.out + done.err
     return cohort
-
-

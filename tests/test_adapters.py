@@ -65,19 +65,21 @@ def test_every_step_is_in_the_chain() -> None:
 
 
 def test_every_step_in_one_bare_pydra_workflow(files: dict[str, Path], tmp_path: Path) -> None:
-    tasks = {name: somite.as_pydra(name) for name in CHAIN}
+    tasks = {name: somite.as_pydra(name) for name in CHAIN if name != "table"}
 
-    @workflow.define(outputs=["fa", "table"])
+    @workflow.define(outputs=["fa", "segments"])
     def Bare(given: dict) -> tuple[Any, Any]:  # type: ignore[type-arg]
         made: dict[str, Any] = dict(given)
         for name, task in tasks.items():
             out = workflow.add(task(**inputs_of(name, made), **CHAIN[name].get("options", {})), name=name)
             made |= {product: getattr(out, product) for product in discover()[name].makes}
-        return made["fa"], made["segments_table"]
+        return made["fa"], made["segments"]
 
     outputs = Bare(given=files)(cache_root=tmp_path / "cache", worker="debug")
     assert open_image(Path(outputs.fa)).shape == open_image(files["dwi"]).shape[:3]
-    assert "nerve_root" in Path(outputs.table).read_text()
+    # A list of one lazy file is no lazy list of files to Pydra: the cohort's table is a workflow of its own.
+    table = somite.as_pydra("table")(stats=[outputs.segments])(cache_root=tmp_path / "cache", worker="debug")
+    assert "nerve_root" in Path(table.segments_table).read_text()
 
 
 def test_every_step_in_bare_nipype_nodes(files: dict[str, Path], tmp_path: Path) -> None:
@@ -112,5 +114,3 @@ def test_an_unknown_step_names_the_nearest() -> None:
         somite.as_pydra("denoyse")
     with pytest.raises(GraphError, match=r"did you mean denoise\?"):
         somite.as_nipype("denoyse")
-
-

@@ -1,4 +1,4 @@
-"""The whole path, as a user goes it: what reruns, what is kept, what fails alone, what an interruption costs."""
+"""The whole path, as a user goes it: what reruns, what fails alone, what an interruption costs."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def test_two_runs_at_once_end_with_equal_results_and_each_step_once(
     outs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     lines = [line for out in outs for line in out.splitlines() if line.endswith(" s)")]
-    assert len(lines) == len(set(" ".join(line.split()[:2]) for line in lines)) == EVERYTHING
+    assert len(lines) == len({" ".join(line.split()[:2]) for line in lines}) == EVERYTHING
     assert cohort.results() == finished.results()
 
 

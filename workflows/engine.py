@@ -32,7 +32,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from fileformats.generic import File
 from pydantic_core import PydanticUndefined
@@ -225,9 +225,7 @@ class StepFailed(SomiteError):
         self.step = step
 
 
-def run_step(
-    step: str, code: str, versions: dict[str, str], config: dict[str, Any], **needs: Any
-) -> Any:
+def run_step(step: str, code: str, versions: dict[str, str], config: dict[str, Any], **needs: Any) -> Any:
     """What every Pydra task runs, in its own folder below the cache: the step, then its report.
 
     `code` and `versions` are here to be hashed.
@@ -447,10 +445,12 @@ def as_pydra(name: str) -> Any:
             fields[need.name] = python.arg(name=need.name, type=kind, help=need.description)
     for option, info in step.config.model_fields.items():
         default = info.get_default(call_default_factory=True)
-        extra = {} if default is PydanticUndefined else {"default": default}
-        fields[option] = python.arg(
-            name=option, type=info.annotation or Any, help=info.description or "", **extra
-        )
+        extra: dict[str, Any] = {} if default is PydanticUndefined else {"default": default}
+        # Pydra knows plain types only; what they may hold is checked by the step's Config.
+        kind = info.annotation if isinstance(info.annotation, type) else Any
+        if get_origin(info.annotation) is Literal:
+            kind, extra["allowed_values"] = str, list(get_args(info.annotation))
+        fields[option] = python.arg(name=option, type=kind, help=info.description or "", **extra)
     fields["step"] = python.arg(name="step", type=str, default=name, help="name of the step")
     code = fingerprint.code(step.run.__module__)
     fields["code"] = python.arg(name="code", type=str, default=code, help="digest of the step's code")

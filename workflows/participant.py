@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from somite.sessions import Plan, Session
-
 from somite import __version__, bids
 from somite.configs.model import Settings
 from somite.derivatives import Derivative
+from somite.sessions import Plan, Session
 from somite.workflows.engine import Node, Use, join
 from somite.workflows.session import Unit
 
@@ -60,7 +59,13 @@ STEPS = (
     Use(
         "mask",
         {"dwi": "dwi_corrected", "bval": "bval_loaded"},
-        {"mask": Derivative("mask", {"space": "dwi"}, metadata={"Type": "ROI", "Description": "Where the tensor was fitted"})},
+        {
+            "mask": Derivative(
+                "mask",
+                {"space": "dwi"},
+                metadata={"Type": "ROI", "Description": "Where the tensor was fitted"},
+            )
+        },
     ),
     Use(
         "tensor",

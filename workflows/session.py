@@ -132,7 +132,9 @@ def why(traces: Sequence[Trace], last: Record | None) -> dict[str, list[str]]:
             found = [reason for reason in found if reason != record.GONE]
             found += [f"input {need} changed or was not read before" for need in unread]
         if item.state == "after":
-            found = [reason for reason in found if reason.startswith(("option", "code", "version", "not run"))]
+            found = [
+                reason for reason in found if reason.startswith(("option", "code", "version", "not run"))
+            ]
             found = found or ["follows a step that runs"]
         reasons[node.step] = found
     return reasons

@@ -51,7 +51,7 @@ def pooled(table: Path, truth: Path) -> pd.DataFrame:
         summary.append([*names, group["n_voxels"].sum(), *means])
     long = pd.DataFrame(summary, columns=[*TISSUE, "metric", "voxels", "snr", "true", "measured"])
     wide = long.pivot(index=[*TISSUE, "voxels", "snr"], columns="metric", values=["true", "measured"])
-    wide.columns = [f"{kind}_{metric}" for kind, metric in wide.columns]
+    wide.columns = ["_".join(names) for names in wide.columns.to_flat_index()]
     return wide.reset_index()
 
 
@@ -72,10 +72,8 @@ def _means(path: Path) -> pd.DataFrame:
 def beside_the_truth(acquired: pd.DataFrame, protocol: pd.DataFrame) -> pd.DataFrame:
     """What was measured beside the truth and what theory expects, and whether it is near enough."""
     table = acquired.copy()
-    simulated = [
-        noise.expected(row.true_fa, row.true_md * 1e-3, row.snr, scheme.lumbar())
-        for row in table.itertuples()
-    ]
+    known = table[["true_fa", "true_md", "snr"]].to_numpy(float).tolist()
+    simulated = [noise.expected(fa, md * 1e-3, snr, scheme.lumbar()) for fa, md, snr in known]
     table["expected_fa"] = [means.fa for means in simulated]
     table["expected_md"] = [means.md * 1e3 for means in simulated]
     csf = table["region"] == "canal"
@@ -92,11 +90,11 @@ def _lines(table: pd.DataFrame) -> Sequence[str]:
     head = ("tissue", "voxels", "SNR")
     kinds = ("true", "expected", "measured", "protocol")
     rows = [(*head, *(f"{metric} {kind}" for metric in ("FA", "MD") for kind in kinds), "")]
-    for row in table.itertuples():
-        values = row._asdict()
-        numbers = [f"{values[f'{kind}_{metric}']:.3f}" for metric in ("fa", "md") for kind in kinds]
-        name = " ".join(filter(None, (row.region, row.segment)))
-        rows.append((name, str(row.voxels), f"{row.snr:.0f}", *numbers, "" if row.near else "NOT NEAR"))
+    for row in table.to_dict("records"):
+        numbers = [f"{row[f'{kind}_{metric}']:.3f}" for metric in ("fa", "md") for kind in kinds]
+        name = f"{row['region']} {row['segment']}".strip()
+        verdict = "" if row["near"] else "NOT NEAR"
+        rows.append((name, str(row["voxels"]), f"{row['snr']:.0f}", *numbers, verdict))
     return list(columns(rows))
 
 

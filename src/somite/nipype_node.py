@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -22,7 +23,7 @@ from nipype.interfaces.base import (
 from pydantic_core import PydanticUndefined
 
 from somite import resources
-from somite.registry import Context, Step
+from somite.registry import Context, Step, discover
 
 
 class StepInterface(BaseInterface):  # type: ignore[misc]
@@ -80,22 +81,38 @@ def _input_spec(step: Step) -> Any:
         default = info.get_default(call_default_factory=True)
         default = None if default is PydanticUndefined else default
         fields[name] = _trait(info.annotation, default, info.description or "")
-    return type(f"{step.name}InputSpec", (BaseInterfaceInputSpec,), fields)
+    return type(f"{class_name(step)}InputSpec", (BaseInterfaceInputSpec,), {**fields, "__module__": __name__})
 
 
+def class_name(step: Step) -> str:
+    """Name of a step's interface: `SmoothFa` for `smooth_fa`."""
+    return step.name.title().replace("_", "")
+
+
+def __getattr__(name: str) -> Any:
+    """Interfaces and their specs by name, as pickle looks for them: Nipype pickles its nodes."""
+    for step in discover().values():
+        interface = interface_of(step)
+        for found in (interface, interface.input_spec, interface.output_spec):
+            if found.__name__ == name:
+                return found
+    raise AttributeError(name)
+
+
+@cache
 def interface_of(step: Step) -> type[StepInterface]:
     """The Nipype interface class of a step."""
     outputs = {name: File(exists=True, desc=text) for name, text in step.makes.items()}
     return type(
-        step.name.title().replace("_", ""),
+        class_name(step),
         (StepInterface,),
         {
             "step": step,
             "input_spec": _input_spec(step),
-            "output_spec": type(f"{step.name}OutputSpec", (TraitedSpec,), outputs),
+            "output_spec": type(
+                f"{class_name(step)}OutputSpec", (TraitedSpec,), {**outputs, "__module__": __name__}
+            ),
             "__doc__": step.run.__doc__,
             "__module__": __name__,
         },
     )
-
-

@@ -90,7 +90,7 @@ class Need:
     optional: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One step: what it needs, what it makes, its options, and what it wants from the machine."""
 

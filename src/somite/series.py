@@ -46,6 +46,10 @@ METADATA = (
 """The fields of a sidecar that are kept: what the physics of a scan needs, and nothing that identifies."""
 
 
+_OF_THE_SCHEME = ("NO_B0", "FEW_DIRECTIONS")
+"""Problems of the volumes that there are, not of the files: these can be read."""
+
+
 @dataclass
 class Sidecars:
     """The JSON files of a dataset, each read once; one at its root may serve every image."""
@@ -206,8 +210,8 @@ def check_joined(series: Sequence[Series], b0_max: float) -> tuple[tuple[Series,
     problems = list(_check_gradients([one for one in series if one.n_volumes], b0_max))
     if any(not one.n_volumes for one in series):
         # What the volumes of the others would add is not known.
-        return tuple(series), tuple(p for p in problems if p.code not in ("NO_B0", "FEW_DIRECTIONS"))
-    if not problems:
+        return tuple(series), tuple(p for p in problems if p.code not in _OF_THE_SCHEME)
+    if all(problem.code in _OF_THE_SCHEME for problem in problems):
         series = [replace(one, shells=_shells(one, b0_max)) for one in series]
     if len(series) > 1:
         problems += _check_grids(series)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from somite import record
 from somite.errors import Problem
-from somite.sessions import Session
 from somite.record import Record
+from somite.sessions import Session
 from somite.workflows import participant, session
 from somite.workflows.group import Member, summary
 from somite.workflows.participant import Place
