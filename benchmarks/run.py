@@ -1,7 +1,7 @@
 """Run the benchmarks: `python benchmarks/run.py [name ...]`, all of them without a name.
 
-Each `bench_<name>.py` has a function `rows()`. Results go to results.md and results.json in this folder;
-the exit status is 1 when a goal is missed.
+Each `bench_<name>.py` has a function `rows()`. Results go to docs/benchmarks.md and .json; the
+exit status is 1 when a goal is missed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import harness
 
 HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
 
 
 def main(names: list[str]) -> int:
@@ -28,9 +29,9 @@ def main(names: list[str]) -> int:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows += importlib.import_module(f"bench_{name}").rows()
     text = harness.as_markdown(rows)
-    (HERE / "results.md").write_text(text)
+    (DOCS / "benchmarks.md").write_text(text)
     results = {"machine": harness.machine(), "rows": harness.as_records(rows)}
-    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (DOCS / "benchmarks.json").write_text(json.dumps(results, indent=2) + "\n")
     print(text)
     return 1 if any(row.met is False for row in rows) else 0
 

@@ -16,6 +16,7 @@ from somite.gradient_check import B0_MAX, Series, check_group, name_volumes, not
 from somite.gradients import Gradients, read_fsl, write_fsl
 from somite.images import Grid, grid_of, open_image, read_float, write
 from somite.orientation import StorageChange, storage_change
+from somite.orientation import describe_grid as describe_grid
 from somite.registry import Bval, Bvec, Context, Dwi, Scan, StepConfig, step
 from somite.voxel_check import check_file, check_volumes
 
@@ -170,13 +171,6 @@ def _other_grid(path: Path, grid: Grid, first_path: Path, first: Grid) -> Proble
     )
 
 
-def describe_grid(grid: Grid) -> str:
-    """`96 x 96 x 40 voxels of 1.5 x 1.5 x 1.5 mm, the first at (-72, -72, -30) mm`."""
-    corner = ", ".join(f"{x:.2f}" for x in grid.affine[:3, 3])
-    shape, size = " x ".join(map(str, grid.shape)), " x ".join(f"{x:.3g}" for x in grid.voxel_mm)
-    return f"{shape} voxels of {size} mm, the first at ({corner}) mm"
-
-
 def series_name(path: Path) -> str:
     """File name without `.nii` or `.nii.gz`."""
     return path.name.removesuffix(".gz").removesuffix(".nii")
@@ -186,10 +180,10 @@ def series_name(path: Path) -> str:
     makes={
         "dwi_loaded": "All series joined, 4D NIfTI, float32",
         "bval_loaded": "b-values of all volumes in s/mm2, FSL text format",
-        "bvec_loaded": "Unit directions of all volumes, FSL text format, in the voxel frame of the joined image",
+        "bvec_loaded": "Unit directions of all volumes, FSL text format, in the voxel frame of dwi_loaded",
         "scan": "Acquisition of each volume, JSON: series, phase encoding, readout and echo times",
     },
-    dwi_copies=2.2,
+    dwi_copies=4.0,  # nibabel scales in float64
 )
 def run(
     dwi: tuple[Dwi, ...],

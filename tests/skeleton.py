@@ -57,7 +57,9 @@ def settings(**sections: Any) -> Settings:
     """A configuration with the steps that a plan asks for options, and no other."""
     steps = discover()
     sections = {"roi": {"segments": SEGMENTS}, **sections}
-    return settings_model({name: steps[name] for name in ("load", "roi")})(protocol="test", **sections)
+    return settings_model({name: steps[name] for name in ("load", "mask", "roi")})(
+        protocol="test", **sections
+    )
 
 
 def build(root: Path, files: Mapping[str, Any]) -> Path:

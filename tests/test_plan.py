@@ -248,6 +248,17 @@ def test_reversed_series_are_compared_among_themselves(tmp_path: Path) -> None:
     assert table["TE (ms), dir-PA"].others == (("80", ("sub-02_dir-PA",)),)
 
 
+def test_shells_of_joined_series_are_put_together(tmp_path: Path) -> None:
+    root = build(tmp_path, skeleton.load("split_shells").files)
+    table = {d.parameter: d.mode for d in make_plan(root, settings(runs={"combine": "all_pe"})).deviations}
+    assert table["b-values (s/mm2)"] == "0, 800, 2000"
+    assert table["directions"] == "6, 6"
+    assert table["phase encoding"] == "PA + AP"
+    alone = settings(runs={"filter": {"acq": "b0"}})
+    table = {d.parameter: d.mode for d in make_plan(root, alone).deviations}
+    assert (table["b-values (s/mm2)"], table["directions"]) == ("0", "0")
+
+
 def test_runs_that_nobody_else_has_are_compared_with_the_most(tmp_path: Path) -> None:
     build(tmp_path, {f"sub-0{n}/dwi/sub-0{n}_dwi": {"json": {"EchoTime": 0.07}} for n in (1, 2, 3)})
     build(tmp_path, {"sub-04/dwi/sub-04_run-1_dwi": {"json": {"EchoTime": 0.08}}})
@@ -529,18 +540,46 @@ def test_mask_on_another_grid(good: Path) -> None:
     assert problem.severity == "error"
 
 
+def test_mask_that_must_be_given(good: Path) -> None:
+    plan = make_plan(good, settings(mask={"method": "given"}))
+    for session in plan.sessions:
+        assert problem_of(session.errors, "NO_MASK").expected == f"{session.label}_space-dwi_mask.nii.gz"
+
+
 def test_transforms_in_a_folder_of_their_own(good: Path) -> None:
     build(
         good,
         {
             "sub-03/dwi/sub-03_dwi": None,
             LABELS.replace("01", "03").replace("space-dwi", "space-T1w"): {"shape": [9, 9, 9]},
-            "xfm/sub-03/anat/sub-03_from-T1w_to-dwi_xfm.h5": "",
+            "xfm/sub-03/anat/sub-03_from-T1w_to-dwi_xfm.nii.gz": "a displacement field, read later",
         },
     )
     session = only(make_plan(good, settings(labels={"transforms": "xfm"})), "sub-03")
     assert not session.problems
-    assert session.labels_transform == good / "xfm/sub-03/anat/sub-03_from-T1w_to-dwi_xfm.h5"
+    assert session.labels_transform == good / "xfm/sub-03/anat/sub-03_from-T1w_to-dwi_xfm.nii.gz"
+
+
+def test_transform_that_is_none(good: Path) -> None:
+    build(
+        good,
+        {
+            "sub-03/dwi/sub-03_dwi": None,
+            LABELS.replace("01", "03").replace("space-dwi", "space-T1w"): {"shape": [9, 9, 9]},
+            LABELS.replace("01", "03").replace("space-dwi_dseg", "from-T1w_to-dwi_xfm.mat"): "1 0 0 0\n",
+        },
+    )
+    session = only(make_plan(good, settings()), "sub-03")
+    assert "FSL" in problem_of(session.errors, "TRANSFORM_UNREADABLE").do
+    assert not only(make_plan(good, settings())).problems
+
+
+def test_labels_in_another_storage_order_lie_on_the_grid(good: Path) -> None:
+    path = good / f"{LABELS}.nii.gz"
+    image = nib.load(path)
+    nib.save(image.as_reoriented(nib.orientations.axcodes2ornt(("P", "I", "L"))), path)
+    assert nib.load(path).shape != image.shape
+    assert not bad_of(good)
 
 
 def test_labels_of_another_space_on_the_same_grid_are_taken_with_a_fact(good: Path) -> None:

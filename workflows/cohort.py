@@ -30,7 +30,6 @@ def run_participants(place: Place, may_use: Limits, *, stop_on_first_failure: bo
     if stopped and stop_on_first_failure:
         return stopped
     units = list(participant.units(place).values())
-    pool.prepare(place.work_dir)
     with pool.interruptible(), progress.view(len(units)) as tell:
         ran = pool.run(units, may_use, tell, stop_on_first_failure=stop_on_first_failure)
     return stopped + ran
@@ -64,7 +63,6 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], Record]:
     """
     cohort = group.members(place)
     group.write_status(place.out_dir, cohort)
-    pool.prepare(place.work_dir)
     with pool.interruptible(), progress.view(1) as tell:
         (table,) = pool.run([group.unit(place, cohort)], may_use, tell)
     return cohort, table

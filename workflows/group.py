@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from somite import record
 from somite.derivatives import Derivative
 from somite.errors import Problem
@@ -146,9 +144,9 @@ def unit(place: Place, cohort: Sequence[Member]) -> Unit:
 
 def write_status(out_dir: Path, cohort: Sequence[Member]) -> Path:
     """Write `group/status.tsv`, a row per session; returns its path."""
-    table = pd.DataFrame([member.row for member in cohort], columns=list(STATUS_COLUMNS))
-    path = out_dir / "group" / "status.tsv"
-    return write_atomically(path, table.to_csv(sep="\t", index=False, lineterminator="\n"))
+    rows = [[str(member.row[name]) for name in STATUS_COLUMNS] for member in cohort]
+    lines = ["\t".join(row) for row in (STATUS_COLUMNS, *rows)]
+    return write_atomically(out_dir / "group" / "status.tsv", "\n".join(lines) + "\n")
 
 
 def summary(cohort: Sequence[Member]) -> str:

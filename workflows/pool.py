@@ -19,7 +19,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from typing import Any
 
 from somite import record, resources
@@ -139,15 +138,6 @@ def _start(unit: Unit, threads: int) -> _Running:
         process.start()
     there.close()
     return _Running(unit, process, here)
-
-
-def prepare(work_dir: Path) -> None:
-    """Start the server that sessions are forked from, with the libraries loaded once."""
-    os.environ["NUMBA_CACHE_DIR"] = str(work_dir / "numba")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["somite.workflows.pool", "somite.workflows.preload"])
 
 
 class _no_interrupt:

@@ -173,6 +173,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from somite.workflows import server
+
+    server.start(_work_dir(options))
     from somite import show
     from somite.derivatives import write_dataset_files
     from somite.workflows import cohort, group, participant
@@ -219,6 +222,11 @@ def _status(options: argparse.Namespace) -> int:
     return SOME_FAILED if failed else DONE
 
 
+def _work_dir(options: argparse.Namespace) -> Path:
+    chosen: Path = options.work_dir or options.out_dir / ".work"
+    return chosen.absolute()
+
+
 def _place(options: argparse.Namespace) -> Place:
     """Read configuration and dataset.
 
@@ -240,7 +248,7 @@ def _place(options: argparse.Namespace) -> Place:
         plan=plan,
         settings=settings,
         out_dir=options.out_dir.absolute(),
-        work_dir=(options.work_dir or options.out_dir / ".work").absolute(),
+        work_dir=_work_dir(options),
         verify=options.verify,
         command=options.called_as,
     )

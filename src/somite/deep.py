@@ -10,7 +10,7 @@ import numpy as np
 
 from somite.errors import DatasetError, Problem
 from somite.images import read_labels
-from somite.labelling import check_regions
+from somite.regions import check_regions
 from somite.segments import Segment, read_label_table
 from somite.series import check_access
 from somite.sessions import Plan, Session, listing

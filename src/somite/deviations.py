@@ -38,11 +38,9 @@ def _classes(sessions: Sequence[Session]) -> Mapping[str, list[Session]]:
 
 
 def _deviation(
-    name: str, runs: str, sessions: Sequence[Session], value: Callable[[Series], str]
+    name: str, runs: str, sessions: Sequence[Session], value: Callable[[Sequence[Series]], str]
 ) -> Deviation:
-    values = {
-        session.label: " + ".join(dict.fromkeys(value(one) for one in session.series)) for session in sessions
-    }
+    values = {session.label: value(session.series) for session in sessions}
     counts = Counter(values.values())
     # The most frequent first; of equally frequent ones, that which sorts first.
     ranked = sorted(counts, key=lambda v: (-counts[v], v))
@@ -51,12 +49,17 @@ def _deviation(
     return Deviation(parameter, ranked[0], counts[ranked[0]], len(sessions), others)
 
 
-def _number(field: str, factor: float, digits: int) -> Callable[[Series], str]:
+def _each(value: Callable[[Series], str]) -> Callable[[Sequence[Series]], str]:
+    """The values of joined series, equal ones once."""
+    return lambda series: " + ".join(dict.fromkeys(value(one) for one in series))
+
+
+def _number(field: str, factor: float, digits: int) -> Callable[[Sequence[Series]], str]:
     def text(series: Series) -> str:
         value = series.metadata.get(field)
         return UNKNOWN if value is None else _rounded(factor * value, digits)
 
-    return text
+    return _each(text)
 
 
 def _rounded(value: float, digits: int) -> str:
@@ -72,13 +75,21 @@ def _matrix(series: Series) -> str:
     return " x ".join(map(str, series.shape))
 
 
-def _b_values(series: Series) -> str:
-    return ", ".join(str(shell.b) for shell in series.shells) or UNKNOWN
+def _shells(series: Sequence[Series]) -> dict[int, int]:
+    """b-value -> directions, of the series that has most; empty where gradient files have problems."""
+    found: dict[int, int] = {}
+    for shell in (shell for one in series for shell in one.shells):
+        found[shell.b] = max(shell.directions, found.get(shell.b, 0))
+    return dict(sorted(found.items())) if all(one.shells for one in series) else {}
 
 
-def _directions(series: Series) -> str:
-    counts = [str(shell.directions) for shell in series.shells if shell.directions]
-    return ", ".join(counts) or ("0" if series.shells else UNKNOWN)
+def _b_values(series: Sequence[Series]) -> str:
+    return ", ".join(map(str, _shells(series))) or UNKNOWN
+
+
+def _directions(series: Sequence[Series]) -> str:
+    shells = _shells(series)
+    return ", ".join(str(n) for n in shells.values() if n) or ("0" if shells else UNKNOWN)
 
 
 def _direction(series: Series) -> str:
@@ -86,13 +97,13 @@ def _direction(series: Series) -> str:
     return given_direction(series) or series.entities.get("dir", UNKNOWN)
 
 
-PARAMETERS: Mapping[str, Callable[[Series], str]] = {
-    "voxel (mm)": _voxel,
-    "matrix": _matrix,
+PARAMETERS: Mapping[str, Callable[[Sequence[Series]], str]] = {
+    "voxel (mm)": _each(_voxel),
+    "matrix": _each(_matrix),
     "TE (ms)": _number("EchoTime", 1000, 1),
     "TR (ms)": _number("RepetitionTime", 1000, 0),
     "b-values (s/mm2)": _b_values,
     "directions": _directions,
-    "phase encoding": _direction,
+    "phase encoding": _each(_direction),
 }
-"""Parameter -> its value for a series, as text."""
+"""Parameter -> its value for the series of a session, as text."""

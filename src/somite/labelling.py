@@ -6,25 +6,27 @@ Reads headers and tables; the voxels of labels are looked at by `deep.deep_check
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from somite.bids import File, Name, comparable, inherited, stem
+from somite.bids import IMAGE_EXTENSIONS, File, Name, comparable, inherited, stem
 from somite.errors import DatasetError, Problem
 from somite.grouping import duplicate_name
 from somite.images import Grid
 from somite.index import Visit
-from somite.interfaces.load import describe_grid
+from somite.interfaces.transfer import read_transform
+from somite.orientation import describe_grid, storage_change
+from somite.regions import Tables, check_regions
 from somite.registry import Fact
-from somite.segments import Label, Segment, by_segment, read_label_table
+from somite.segments import Segment
 from somite.series import check_access, read_header
 from somite.sessions import Series, listing
 
 # What these entities say is about the derived image itself; all others name the scan that it was made from.
 _OWN = ("sub", "ses", "space", "res", "den", "label", "seg", "atlas", "scale", "desc", "hemi")
-_TRANSFORM_EXTENSIONS = (".txt", ".mat", ".tfm", ".h5")
+_TRANSFORM_EXTENSIONS = (".txt", ".mat", ".tfm", ".h5", *IMAGE_EXTENSIONS)
 
 
 @dataclass(frozen=True)
@@ -47,30 +49,6 @@ class Labelling:
     """The entity `desc` of the label image."""
     problems: tuple[Problem, ...] = ()
     facts: tuple[Fact, ...] = ()
-
-
-@dataclass
-class Tables:
-    """Label tables, each read once; one at the root of the labels may serve all sessions."""
-
-    _read: dict[Path, tuple[Label, ...] | DatasetError] = field(default_factory=dict)
-
-    def read(self, path: Path) -> Mapping[Segment, tuple[int, ...]]:
-        """Segment -> its labels.
-
-        Raises:
-            DatasetError: `UNREADABLE`, `LABEL_TABLE`.
-        """
-        if path not in self._read:
-            try:
-                check_access(path, "the label table")
-                self._read[path] = read_label_table(path)
-            except DatasetError as error:
-                self._read[path] = error
-        found = self._read[path]
-        if isinstance(found, DatasetError):
-            raise DatasetError.of(found.problems)
-        return by_segment(found)
 
 
 def passes(entities: Mapping[str, str], chosen: BaseModel) -> bool:
@@ -118,7 +96,9 @@ def find_labels(
     )
 
 
-def find_mask(series: Sequence[Series], visit: Visit | None, chosen: BaseModel, *, wanted: bool) -> Found:
+def find_mask(
+    series: Sequence[Series], visit: Visit | None, chosen: BaseModel, *, wanted: bool, required: bool
+) -> Found:
     """The mask that is given for a group of runs; it must lie on the grid of the first.
 
     Args:
@@ -126,10 +106,13 @@ def find_mask(series: Sequence[Series], visit: Visit | None, chosen: BaseModel, 
         visit: the files of the dataset of masks for this session; None where it has none.
         chosen: filter of the masks.
         wanted: whether the configuration names a folder of masks.
+        required: whether it says that no mask is to be made.
     """
     image, about = choose(visit, "mask", chosen, series)
     if image is None:
-        return replace(about, problems=about.problems or (_no_mask(series),)) if wanted else about
+        if not (wanted or required):
+            return about
+        return replace(about, problems=about.problems or (_no_mask(series, required),))
     where = check_grid(image, series, None, False)
     return Found(image.path, (*about.problems, *where.problems), (*about.facts, *where.facts))
 
@@ -192,54 +175,11 @@ def _find_table(image: File, visit: Visit, expected: tuple[Segment, ...] | None,
         if not chain:
             return Found(problems=(_no_table(image),))
         path = chain[-1].path
-        return Found(path, tuple(_check_regions(tables.read(path), expected, path)))
+        return Found(
+            path, tuple(check_regions(set(tables.read(path)), expected, str(path), "the label table"))
+        )
     except DatasetError as error:
         return Found(problems=error.problems)
-
-
-def _check_regions(
-    table: Mapping[Segment, tuple[int, ...]], expected: tuple[Segment, ...] | None, path: Path
-) -> list[Problem]:
-    return check_regions(set(table), expected, str(path), "the label table")
-
-
-def check_regions(
-    carried: set[Segment], expected: tuple[Segment, ...] | None, where: str, carrier: str
-) -> list[Problem]:
-    """`NO_REGION` where none of the expected segments is carried, `REGION_MISSING` where some are not.
-
-    Args:
-        carried: segments that have a label.
-        expected: segments that the table shall hold; None: those that are carried.
-        where: the file.
-        carrier: what it is: `the label table`.
-    """
-    missing = tuple(segment for segment in expected or () if segment not in carried)
-    if carried and not missing:
-        return []
-    if not carried or len(missing) == len(expected or ()):
-        return [
-            Problem(
-                "NO_REGION",
-                f"{carrier} carries no region of the configuration",
-                where=where,
-                found=listing(sorted(carried, key=str)) or "no label",
-                expected=listing(missing) or "at least one label",
-                do="compare the columns region, side, level and segment with roi: segments: of the "
-                "configuration; they are matched letter by letter",
-            )
-        ]
-    return [
-        Problem(
-            "REGION_MISSING",
-            f"{carrier} lacks {len(missing)} of the {len(expected or ())} segments of the configuration",
-            where=where,
-            found=f"no label for {listing(missing)}",
-            expected="a label for each; without one, its rows in the table say so",
-            do="nothing if they were not drawn on purpose",
-            severity="warning",
-        )
-    ]
 
 
 def _find_transform(image: File, series: Sequence[Series], visit: Visit | None) -> Found:
@@ -265,6 +205,8 @@ def _find_transform(image: File, series: Sequence[Series], visit: Visit | None) 
         return Found(problems=(_ambiguous(best, "xfm"),))
     try:
         check_access(best[0].path, "the transform")
+        if not best[0].name.is_image:  # a displacement field is as large as a scan: `transfer` reads it
+            read_transform(best[0].path)
     except DatasetError as error:
         return Found(problems=error.problems)
     return Found(best[0].path)
@@ -294,7 +236,7 @@ def check_grid(image: File, series: Sequence[Series], transform: Path | None, ex
         return Found(problems=(_not_3d(image, shape),))
     if target is None or transform is not None or excused:
         return Found()
-    if not grid.matches(target):
+    if storage_change(grid, target) is None:
         return Found(problems=(_other_grid(image, grid, target, series[0]),))
     if _in_dwi_space(image.name):
         return Found()
@@ -353,15 +295,15 @@ def _no_labels(series: Sequence[Series], visit: Visit | None) -> Problem:
     )
 
 
-def _no_mask(series: Sequence[Series]) -> Problem:
+def _no_mask(series: Sequence[Series], required: bool) -> Problem:
     return Problem(
         "NO_MASK",
-        "no mask for this session: the step mask makes one",
+        "no mask for this session" + (", and mask: method: is given" if required else ": one is made"),
         where=str(series[0].dwi),
         found="no *_mask.nii.gz that applies, in the folder of masks",
         expected=f"{stem(series[0].dwi).removesuffix('_dwi')}_space-dwi_mask.nii.gz",
-        do="add it, or correct its name or masks: filter: in the configuration",
-        severity="warning",
+        do="add it, or correct its name, masks: folder: or masks: filter: in the configuration",
+        severity="error" if required else "warning",
     )
 
 

@@ -60,3 +60,10 @@ def _changed_grid(grid: Grid, change: StorageChange) -> Grid:
         to_source[source, target] = -1 if flip else 1
         to_source[source, 3] = shape[target] - 1 if flip else 0
     return Grid((shape[0], shape[1], shape[2]), grid.affine @ to_source)
+
+
+def describe_grid(grid: Grid) -> str:
+    """`96 x 96 x 40 voxels of 1.5 x 1.5 x 1.5 mm, the first at (-72, -72, -30) mm`."""
+    corner = ", ".join(f"{x:.2f}" for x in grid.affine[:3, 3])
+    shape, size = " x ".join(map(str, grid.shape)), " x ".join(f"{x:.3g}" for x in grid.voxel_mm)
+    return f"{shape} voxels of {size} mm, the first at ({corner}) mm"

@@ -22,7 +22,8 @@ from somite.grouping import Group, group
 from somite.index import Dataset, Visit, read_dataset, visits
 from somite.interfaces.load import Config as LoadConfig
 from somite.interfaces.roi import Config as RoiConfig
-from somite.labelling import Tables, find_labels, find_mask, passes
+from somite.labelling import find_labels, find_mask, passes
+from somite.regions import Tables
 from somite.registry import Fact
 from somite.segments import Segment, expand
 from somite.series import Sidecars, check_joined, read_series
@@ -42,6 +43,7 @@ class _Study:
     masks: Dataset | None
     expected: tuple[Segment, ...] | None
     b0_max: float
+    mask_required: bool
     sidecars: Sidecars = field(default_factory=Sidecars)
     tables: Tables = field(default_factory=Tables)
 
@@ -140,6 +142,7 @@ def _study(dataset: Dataset, settings: Settings) -> tuple[_Study, list[Problem]]
         side_dataset(settings.masks.path(dataset.root), "masks"),
         None if roi.segments == "all" else expand(roi.segments),
         load.b0_max_s_mm2,
+        getattr(settings.step("mask"), "method", "") == "given",
     )
     return study, problems
 
@@ -269,7 +272,13 @@ def _session(
     labelling = find_labels(
         series, beside.labels, beside.transforms, settings.labels.filter, study.expected, study.tables
     )
-    mask = find_mask(series, beside.masks, settings.masks.filter, wanted=study.masks is not None)
+    mask = find_mask(
+        series,
+        beside.masks,
+        settings.masks.filter,
+        wanted=study.masks is not None,
+        required=study.mask_required,
+    )
     folders = [problem for other in beside.all() for problem in other.problems]
     return Session(
         visit.participant,

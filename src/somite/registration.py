@@ -186,8 +186,8 @@ class LeastSquares:
             weighted = self.derivatives * weights[:, None]
             prior = max(variance, 1e-12) / _PRIOR_MM**2
             normal = weighted.T @ self.derivatives + prior * np.eye(len(moved))
-            step = np.linalg.solve(normal, weighted.T @ residuals - prior * moved)
-            moved = moved + step
+            step = np.asarray(np.linalg.solve(normal, weighted.T @ residuals - prior * moved), np.float64)
+            moved += step
             motion = small_motion(step, region)
             transform = transform @ np.linalg.inv(motion)
             if displacement_mm(motion, region) < tolerance_mm:
@@ -282,7 +282,7 @@ def _slopes(spline: NDArray[np.float32], voxels: Float, step: float = 0.02) -> F
 def mutual_information(
     bins: NDArray[np.intp], values: Float, n_bins: int
 ) -> tuple[float, NDArray[np.float64]]:
-    """Mutual information, nats, of bins (n,) and values (n,) in [0, n_bins - 1), and its slope to each value."""
+    """Mutual information, nats, of bins (n,) and values (n,) in [0, n_bins - 1), and its slope to each."""
     width = n_bins + 3
     whole = np.floor(values).astype(np.intp)
     x = values - whole

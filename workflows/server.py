@@ -1,0 +1,22 @@
+"""The server that sessions are forked from. Imports nothing heavy: it is started before all else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing import forkserver
+from pathlib import Path
+
+
+def start(work_dir: Path) -> None:
+    """Start the server, which loads every step with its libraries while this process reads the dataset.
+
+    Args:
+        work_dir: numba keeps compiled code here: where Somite is installed may be read-only.
+    """
+    os.environ["NUMBA_CACHE_DIR"] = str(work_dir / "numba")
+    # Steps place their threads themselves.
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["somite.workflows.preload"])
+    forkserver.ensure_running()
