@@ -108,7 +108,8 @@ def correct_rigid(
     One cubic interpolation from the data as given. Results do not depend on `threads`.
     """
     region = region_of(mask, grid)
-    transforms = Rigid(data, region, threads).estimate(gradients.bvals, gradients.is_b0(b0_max))
+    rigid = Rigid(data, region, threads)
+    transforms = rigid.estimate(gradients.bvals, gradients.bvecs, gradients.is_b0(b0_max))
     corrected = np.empty(data.shape, np.float32, order="F")
 
     def place(volume: int) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from somite.orientation import StorageChange, storage_change
 from somite.orientation import describe_grid as describe_grid
 from somite.registry import Bval, Bvec, Context, Dwi, Scan, StepConfig, step
 from somite.voxel_check import check_file, check_volumes
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Config(StepConfig):
@@ -203,10 +206,11 @@ def run(
     images = [open_image(path) for path in dwi]
     n_volumes = [int(image.shape[3]) for image in images]
     group = [Series(b, v, n) for b, v, n in zip(bval, bvec, n_volumes, strict=True)]
-    _raise_any(check_group(group, config.b0_max_s_mm2))
     grids = [grid_of(image) for image in images]
-    changes = change_to_first(dwi, grids)
-    sidecars = [read_sidecar(path) for path in sidecar]
+    problems = list(check_group(group, config.b0_max_s_mm2))
+    changes = _gathering(problems, change_to_first, dwi, grids)
+    sidecars = [_gathering(problems, read_sidecar, path) for path in sidecar]
+    _raise_any(problems)
     described = [
         describe_series(series_name(path), side, change, context)
         for path, side, change in zip(dwi, sidecars, changes, strict=True)
@@ -263,6 +267,15 @@ def _tell_normalised(bval: Path, bvec: Path, config: Config, context: Context) -
             f"normalised in {name_volumes(off)}",
             f"length {norms.min():.5f} to {norms.max():.5f}, within rounding of 1",
         )
+
+
+def _gathering(problems: list[Problem], work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `work` returns; what is wrong joins `problems`, and the value is then not to be used."""
+    try:
+        return work(*args, **kwargs)
+    except DatasetError as error:
+        problems += error.problems
+        return cast(T, None)
 
 
 def _raise_any(problems: Sequence[Problem]) -> None:

@@ -337,7 +337,11 @@ def _report(inputs: Inputs, fitted: Fitted, config: Config, context: Context) ->
         context.infer("s0", "extrapolated to b=0", "no volume of b=0 is used")
 
 
-@step(makes=PRODUCTS, tools=_tools, dwi_copies=3.0)
+@step(
+    makes={**PRODUCTS, "bval_used": "b-values of the volumes that were fitted, FSL text format, s/mm2"},
+    tools=_tools,
+    dwi_copies=3.0,
+)
 def run(dwi: Dwi, bval: Bval, bvec: Bvec, mask: Mask, config: Config, context: Context) -> tuple[Path, ...]:
     """Fit the tensor in the mask and write its maps, the same definitions for every method."""
     inputs = read_inputs(dwi, bval, bvec, mask, config)
@@ -355,6 +359,7 @@ def run(dwi: Dwi, bval: Bval, bvec: Bvec, mask: Mask, config: Config, context: C
         threads=context.threads,
     )
     _report(inputs, fitted, config, context)
-    return tuple(
-        images.write(context.folder / f"{name}.nii", fitted.maps[name], inputs.grid) for name in PRODUCTS
-    )
+    bval_used = context.folder / "bval_used.bval"
+    np.savetxt(bval_used, inputs.gradients.bvals[None], fmt="%g")
+    maps = [images.write(context.folder / f"{name}.nii", fitted.maps[name], inputs.grid) for name in PRODUCTS]
+    return *maps, bval_used

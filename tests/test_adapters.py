@@ -45,7 +45,7 @@ CHAIN: dict[str, dict[str, Any]] = {
     "transfer": {"wires": {"dwi": "dwi_corrected"}},
     "mask": {"wires": {"dwi": "dwi_corrected", "bval": "bval_loaded"}, "options": {"method": "body"}},
     "tensor": {"wires": {"dwi": "dwi_corrected", "bval": "bval_loaded", "bvec": "bvec_corrected"}},
-    "roi": {"wires": {"bval": "bval_loaded"}},
+    "roi": {"wires": {"bval": "bval_used"}},
     "table": {"wires": {"stats": "segments"}},
 }
 

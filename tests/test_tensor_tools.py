@@ -97,7 +97,9 @@ def run(inputs: dict[str, Path], folder: Path, **options) -> tuple[dict[str, np.
     folder.mkdir()
     context = Context(folder)
     paths = tensor.run(**inputs, config=tensor.Config(**options), context=context)
-    return {name: images.read_float(p)[0] for name, p in zip(tensor.PRODUCTS, paths, strict=True)}, context
+    return {
+        name: images.read_float(p)[0] for name, p in zip(tensor.PRODUCTS, paths[:-1], strict=True)
+    }, context
 
 
 def same_maps(inputs: dict[str, Path], folder: Path, atol: float) -> Context:

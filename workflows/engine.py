@@ -83,6 +83,8 @@ class Use:
     """Need of the step -> product that meets it, where their names differ."""
     deliver: Mapping[str, Derivative] = field(default_factory=dict)
     """Product -> the derivative that it becomes in the output."""
+    only_with: str = ""
+    """A product without which the step is left out, where it may not be given."""
 
 
 @dataclass(frozen=True)

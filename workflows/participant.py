@@ -55,7 +55,7 @@ STEPS = (
             "motion": Derivative("motion", extension=".tsv"),
         },
     ),
-    Use("transfer", {"dwi": "dwi_corrected"}),
+    Use("transfer", {"dwi": "dwi_corrected"}, only_with="labels"),
     Use(
         "mask",
         {"dwi": "dwi_corrected", "bval": "bval_loaded"},
@@ -84,7 +84,7 @@ STEPS = (
     ),
     Use(
         "roi",
-        {"bval": "bval_loaded"},
+        {"bval": "bval_used"},
         {"segments": Derivative("stats", {"desc": "segments"}, ".tsv")},
     ),
 )
@@ -115,7 +115,9 @@ def joined(settings: Settings) -> Callable[[frozenset[str]], tuple[Node, ...]]:
 
     @cache
     def nodes(present: frozenset[str]) -> tuple[Node, ...]:
-        return join(STEPS, (*GIVEN, *sorted(present)), settings.step, "workflows/participant.py")
+        given = (*GIVEN, *sorted(present))
+        uses = [use for use in STEPS if not use.only_with or use.only_with in given]
+        return join(uses, given, settings.step, "workflows/participant.py")
 
     return nodes
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
+from pathlib import Path
 from typing import Any
 
 from somite import record, resources
@@ -187,27 +188,61 @@ def _guard(unit: Unit, threads: int, connection: Connection) -> None:
     with suppress(OSError):
         os.setpgid(worker, worker)
 
-    def end_group(*_: object) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(worker, signal.SIGKILL)
+    _adopt_orphans()
 
     def stop(*_: object) -> None:
-        end_group()
+        _kill_all(worker)
         os._exit(1)
 
     signal.signal(signal.SIGTERM, stop)
     parent = multiprocessing.parent_process()
     assert parent is not None
     select.select([alive, parent.sentinel], [], [])
-    end_group()
-    _, status = os.waitpid(worker, 0)
+    status = _kill_all(worker)
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _die_with_parent() -> None:
-    """Linux: the session ends with its guard (PR_SET_PDEATHSIG)."""
+def _kill_all(worker: int) -> int:
+    """End the session's process, if it has not ended, and all that it started; returns its wait status.
+
+    A tool may leave the session's process group, as container runtimes do: such orphans come to this
+    process, which kills until none is left.
+    """
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(worker, signal.SIGKILL)
+    _, status = os.waitpid(worker, 0)
+    while orphans := _children_of(os.getpid()):
+        for orphan in orphans:
+            with suppress(ProcessLookupError, PermissionError, ChildProcessError):
+                os.kill(orphan, signal.SIGKILL)
+                os.waitpid(orphan, 0)
+    return status
+
+
+def _children_of(parent: int) -> list[int]:
+    """Process numbers of the children of a process (Linux; elsewhere none are known)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, ValueError, IndexError):
+            # After the name in brackets: state, number of the parent.
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(stat.parent.name))
+    return found
+
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def _adopt_orphans() -> None:
+    """Linux: what the session started becomes a child of this process when the session ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _die_with_parent() -> None:
+    """Linux: the session ends with its guard."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _work(unit: Unit, threads: int, connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def open_image(path: Path) -> nib.Nifti1Image:
     """
     try:
         image = nib.load(path)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
         raise unreadable(path, error) from error
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise unreadable(path, TypeError(f"a {type(image).__name__}"))
@@ -89,7 +90,7 @@ def read_float(path: Path) -> tuple[NDArray[np.float32], Grid]:
     try:
         data = np.asanyarray(image.dataobj)
         return data.astype(np.float32, copy=False), grid_of(image)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise unreadable(path, error) from error
 
 

@@ -42,6 +42,8 @@ def storage_change(source: Grid, target: Grid, tolerance_mm: float = 1e-2) -> St
 
     Works in world millimetres on any affine: the source's axes are matched to the target's by direction.
     """
+    if np.linalg.det(source.affine) == 0 or np.linalg.det(target.affine) == 0:
+        return None
     # Column s of the matrix: where a step along source axis s leads, in the target's voxels.
     steps = np.linalg.solve(target.affine[:3, :3], source.affine[:3, :3])
     axes = tuple(int(a) for a in np.abs(steps).argmax(1))

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
+from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates, spline_filter
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
@@ -137,10 +137,17 @@ def resample(volume: Volume, transform: Float, grid: Grid) -> tuple[NDArray[np.f
     if np.array_equal(transform, np.eye(4)):
         return np.asarray(volume, np.float32), np.ones(volume.shape, bool)
     matrix = np.linalg.inv(grid.affine) @ transform @ grid.affine
-    voxels = matrix[:3, :3] @ np.indices(volume.shape).reshape(3, -1) + matrix[:3, 3:]
-    values, inside = look_up(spline_of(volume), voxels)
-    values = np.maximum(values, volume.min())
-    return values.astype(np.float32).reshape(volume.shape), inside.reshape(volume.shape)
+    inside = np.ones(volume.shape, bool)
+    for row, length in zip(matrix[:3], volume.shape, strict=True):
+        axes = np.ogrid[tuple(slice(n) for n in volume.shape)]
+        position = sum(slope * axis for slope, axis in zip(row[:3], axes, strict=True)) + row[3]
+        inside &= (position >= -_EDGE_VOXELS) & (position <= length - 1 + _EDGE_VOXELS)
+    spline = spline_of(volume)
+    values = affine_transform(
+        spline, matrix[:3, :3], matrix[:3, 3], order=3, mode="mirror", prefilter=False, output=np.float32
+    )
+    values[~inside] = look_up(spline, matrix[:3, :3] @ np.argwhere(~inside).T + matrix[:3, 3:])[0]
+    return np.maximum(values, volume.min()), inside
 
 
 def mean_of(
@@ -213,7 +220,7 @@ def _derivatives(volume: Volume, region: Region) -> Float:
 
 
 def align_by_information(
-    fixed: Volume, moving: Volume, region: Region, fwhm_mm: float, n_bins: int = 24
+    fixed: Volume, moving: Volume, region: Region, fwhm_mm: float, n_bins: int = 32
 ) -> Float:
     """Transform of `moving`, of another contrast, onto `fixed`: the most mutual information.
 

@@ -50,11 +50,11 @@ def _ratio(magnitude: FloatArray, sigma: NDArray[np.float32]) -> NDArray[np.floa
     scale = np.divide(1, sigma, out=np.full(sigma.shape, np.inf, np.float32), where=sigma > 0)
     with np.errstate(invalid="ignore"):
         ratio = np.asarray(magnitude, np.float32) * scale[..., None]
-    return np.clip(np.nan_to_num(ratio, nan=_FAR, posinf=_FAR), 0, _FAR, dtype=np.float32)
+    return np.asarray(np.clip(np.nan_to_num(ratio, nan=_FAR, posinf=_FAR), 0, _FAR), np.float32)
 
 
 def _look_up(table: NDArray[np.float32], ratio: NDArray[np.float32]) -> NDArray[np.float32]:
-    return table[(ratio * np.float32(1 / _STEP) + np.float32(0.5)).astype(np.int32)]
+    return np.asarray(table[(ratio * np.float32(1 / _STEP) + np.float32(0.5)).astype(np.int32)])
 
 
 def signal(magnitude: FloatArray, sigma: FloatArray) -> NDArray[np.float32]:

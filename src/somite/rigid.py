@@ -19,6 +19,9 @@ from somite.registration import (
     resample,
 )
 
+# Smoothing of both images in the rounds of registration, full widths at half maximum in mean voxel sizes.
+_WIDTHS = (3.0, 1.5, 0.7, 0.5)
+
 
 def shells_of(bvals: Float, is_b0: NDArray[np.bool_], smallest: int = 4) -> list[NDArray[np.intp]]:
     """Weighted volumes by shell, in ascending b-value: a new shell starts at a gap of 100 s/mm2 and 10 %.
@@ -52,18 +55,19 @@ class Rigid:
     def __init__(self, data: NDArray[np.floating[Any]], region: Region, threads: int) -> None:
         self.data, self.region, self.threads = data, region, threads
         self.transforms = np.tile(np.eye(4), (data.shape[3], 1, 1))
-        self.fwhm_mm = float(np.prod(region.grid.voxel_mm) ** (1 / 3))
+        self.voxel_mm = float(np.prod(region.grid.voxel_mm) ** (1 / 3))
 
-    def estimate(self, bvals: Float, is_b0: NDArray[np.bool_]) -> Float:
-        """Transforms (n, 4, 4) of all volumes."""
+    def estimate(self, bvals: Float, directions: Float, is_b0: NDArray[np.bool_]) -> Float:
+        """Transforms (n, 4, 4) of all volumes, from b-values (n,) in s/mm2 and unit directions (n, 3)."""
         b0s = np.flatnonzero(is_b0)
         self._align_b0s(b0s)
         below, _ = self._mean(b0s)
         self._start_between(b0s, np.flatnonzero(~is_b0))
         for shell in shells_of(bvals, is_b0):
-            for number, width in enumerate((4.0, 2.0, 1.0, 1.0)):
-                self._align(shell, *self._mean(shell), width * self.fwhm_mm)
-                if number in (0, 3):
+            for number, width in enumerate(_WIDTHS):
+                self._align(shell, *self._mean(shell), width * self.voxel_mm)
+                self._distrust(shell, directions[shell])
+                if number in (0, len(_WIDTHS) - 1):
                     self._link(shell, below)
             below, _ = self._mean(shell)
         return self.transforms
@@ -71,10 +75,10 @@ class Rigid:
     def _align_b0s(self, b0s: NDArray[np.intp]) -> None:
         first = self.data[..., b0s[0]]
         whole = np.ones(first.shape, bool)
-        for width in (4.0, 2.0):
-            self._align(b0s[1:], first, whole, width * self.fwhm_mm)
+        for width in _WIDTHS[:2]:
+            self._align(b0s[1:], first, whole, width * self.voxel_mm)
         for _ in range(2 if len(b0s) > 1 else 0):
-            self._align(b0s, *self._mean(b0s), self.fwhm_mm)
+            self._align(b0s, *self._mean(b0s), _WIDTHS[2] * self.voxel_mm)
             self.transforms[b0s] = self.transforms[b0s] @ np.linalg.inv(self.transforms[b0s[0]])
         self.transforms[b0s[0]] = np.eye(4)
 
@@ -101,6 +105,14 @@ class Rigid:
         for volume, transform in zip(volumes, found, strict=True):
             self.transforms[volume] = transform
 
+    def _distrust(self, shell: NDArray[np.intp], directions: Float) -> None:
+        rotations, shifts = parameters_of(self.transforms[shell], self.region.centre)
+        found = np.concatenate([rotations * self.region.radius, shifts], 1)
+        believed = without_contrast(found, directions)
+        for volume, (turn, shift) in zip(shell, believed.reshape(-1, 2, 3), strict=True):
+            rotation = Rotation.from_rotvec(turn / self.region.radius).as_matrix()
+            self.transforms[volume] = about(self.region.centre, rotation, shift)
+
     def _mean(self, volumes: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         grid = self.region.grid
         return mean_of(
@@ -115,8 +127,32 @@ class Rigid:
         mean, valid = self._mean(shell)
         seen = self.region.voxels[valid[tuple(self.region.voxels.T)]]
         region = Region(self.region.grid, seen if len(seen) else self.region.voxels)
-        common = in_threads(lambda _: align_by_information(below, mean, region, self.fwhm_mm), (0,), 1)[0]
+        width = _WIDTHS[-1] * self.voxel_mm
+        common = in_threads(lambda _: align_by_information(below, mean, region, width), (0,), 1)[0]
         self.transforms[shell] = self.transforms[shell] @ common
+
+
+def without_contrast(parameters: Float, directions: Float, suspicious: float = 3.0) -> Float:
+    """Motion (n, k) of a shell's volumes in order, in mm, without what their contrast feigns.
+
+    The contrast of a volume differs from the shell's mean as an even, nearly quadratic function of its
+    direction, and the motion that it feigns does too; motion itself knows nothing of directions. So from
+    volume to volume, motion should change as much per degree of freedom along the quadratic functions of
+    direction as beside them. An excess by more than the factor `suspicious` is shrunk to that (an
+    empirical Bayes estimate). Changes are used since true motion is mostly slow, which directions are not.
+    """
+    x, y, z = directions.T
+    quadratic = np.stack([x * x, y * y, z * z, x * y, x * z, y * z], 1)
+    basis, sizes, _ = np.linalg.svd(quadratic - quadratic.mean(0), full_matrices=False)
+    basis = basis[:, sizes > 1e-3 * max(float(sizes.max(initial=0.0)), 1e-12)]
+    beside = len(parameters) - 1 - basis.shape[1]
+    if beside < basis.shape[1] or not basis.shape[1]:
+        return parameters
+    changes, turns = np.diff(parameters, axis=0), np.diff(basis, axis=0)
+    weights = np.linalg.lstsq(turns, changes, rcond=None)[0]
+    along = turns @ weights
+    excess = ((along**2).sum() / basis.shape[1]) / max(((changes - along) ** 2).sum() / beside, 1e-12)
+    return parameters if excess < suspicious else parameters - basis @ weights * (1 - 1 / excess)
 
 
 def parameters_of(transforms: Float, centre: Float) -> tuple[Float, Float]:

@@ -180,7 +180,7 @@ def read_output(path: Path, command: str) -> tuple[FloatArray, Grid]:
 
 
 def _prepare(interface: Any, executable: Path, threads: int, runtimes: list[Any]) -> None:
-    """Set threads, PATH, quoting of paths and the capture of output; hold on to Nipype's runtime record."""
+    """Set threads, PATH and the capture of output; hold on to Nipype's record of the run."""
     variables = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MRTRIX_NTHREADS")
     interface.inputs.environ.update(dict.fromkeys(variables, str(threads)))
     if shutil.which(executable.name) is None:
@@ -194,22 +194,6 @@ def _prepare(interface: Any, executable: Path, threads: int, runtimes: list[Any]
         return runtime
 
     interface._pre_run_hook = remember  # The record is lost when `run` raises.
-    formatted = interface._format_arg
-
-    def quoted(name: str, trait: Any, value: Any) -> Any:
-        text = formatted(name, trait, value)
-        if not isinstance(text, str) or not isinstance(value, str) or not _is_path(trait):
-            return text
-        head = (trait.argstr or "%s").partition("%s")[0]
-        return head + shlex.quote(text[len(head) :])
-
-    interface._format_arg = quoted  # Nipype gives the line to a shell as it is, spaces in paths and all.
-
-
-def _is_path(trait: Any) -> bool:
-    from nipype.interfaces.base.traits_extension import BasePath
-
-    return isinstance(trait.trait_type, BasePath)
 
 
 def _keep_log(runtime: Any, folder: Path, name: str) -> Path:

@@ -20,7 +20,7 @@ _CHUNK = 1 << 22
 def check_voxels(dwi: Path) -> tuple[Problem, ...]:
     """All that is wrong with an image: reads every voxel.
 
-    `GZIP_TRUNCATED`, `IMAGE_UNREADABLE`, `NOT_4D`, `NONFINITE_VOLUME`, `EMPTY_VOLUME`.
+    `GZIP_TRUNCATED`, `IMAGE_UNREADABLE`, `NOT_4D`, `AFFINE_SINGULAR`, `NONFINITE_VOLUME`, `EMPTY_VOLUME`.
     """
     problems = check_file(dwi)
     if problems:
@@ -41,7 +41,7 @@ def check_file(dwi: Path) -> tuple[Problem, ...]:
         image = open_image(dwi)
     except DatasetError as error:
         return error.problems
-    return check_shape(tuple(image.shape), str(dwi))
+    return check_shape(tuple(image.shape), str(dwi)) + check_affine(image.affine, str(dwi))
 
 
 def check_shape(shape: tuple[int, ...], where: str) -> tuple[Problem, ...]:
@@ -60,13 +60,29 @@ def check_shape(shape: tuple[int, ...], where: str) -> tuple[Problem, ...]:
     )
 
 
+def check_affine(affine: NDArray[np.floating[Any]], where: str) -> tuple[Problem, ...]:
+    """`AFFINE_SINGULAR` for a header that places voxels on one plane, line or point, or nowhere."""
+    if np.isfinite(affine).all() and abs(np.linalg.det(affine)) > 1e-9:
+        return ()
+    return (
+        Problem(
+            "AFFINE_SINGULAR",
+            "the image's header does not place its voxels in space",
+            where=where,
+            found=f"an affine whose axes are {np.asarray(affine)[:3, :3].tolist()}",
+            expected="three independent axes, in mm",
+            do="convert the series again, or set sform or qform in the header",
+        ),
+    )
+
+
 def check_gzip(path: Path) -> Problem | None:
     """`GZIP_TRUNCATED` for a file that ends early, `IMAGE_UNREADABLE` for one whose content is damaged.
 
     nibabel reads as far as the last voxel and so never compares the checksum that follows it.
     """
     try:
-        with igzip.open(path) as stream:  # type: ignore[no-untyped-call]
+        with igzip.open(path) as stream:
             while stream.read(_CHUNK):
                 pass
     except EOFError:

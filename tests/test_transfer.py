@@ -1,0 +1,199 @@
+"""Labels on the grid of the series: exact where they can be, through a transform the right way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy.spatial.transform import Rotation
+
+from somite import images
+from somite.errors import DatasetError
+from somite.images import Grid
+from somite.interfaces import transfer
+from somite.registry import Context
+
+LPS = np.diag([-1.0, -1, 1, 1])
+
+
+def oblique(shape: tuple[int, int, int], voxel: tuple[float, ...], angles: tuple[float, ...]) -> Grid:
+    """A grid about the point (5, -8, 12) mm; a negative voxel size flips an axis."""
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ np.diag(voxel)
+    affine[:3, 3] = np.array([5, -8, 12]) - affine[:3, :3] @ (np.array(shape) - 1) / 2
+    return Grid(shape, affine)
+
+
+DWI = oblique((20, 18, 9), (2, -2, 4), (15, -20, 30))
+ANATOMY = oblique((44, 38, 50), (-1, 1, 1), (-10, 5, 80))
+# Where the tissue at a point of the series lies in the anatomical scan: in world RAS, rotated and shifted.
+MOVE = np.eye(4)
+MOVE[:3, :3] = Rotation.from_rotvec([0.1, -0.2, 0.15]).as_matrix()
+MOVE[:3, 3] = (6, -4, 3)
+
+
+def shapes(points: np.ndarray) -> np.ndarray:
+    """Labels as a function of anatomical world position: three balls without any symmetry."""
+    labels = np.zeros(points.shape[:-1], np.int32)
+    for label, centre, radius in ((3, (12, -10, 12), 7), (40, (0, -2, 20), 5), (7, (8, -18, 8), 4)):
+        labels[np.linalg.norm(points - centre, axis=-1) < radius] = label
+    return labels
+
+
+def points(grid: Grid) -> np.ndarray:
+    ijk = np.stack(np.meshgrid(*(np.arange(n) for n in grid.shape), indexing="ij"), -1)
+    return ijk @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    dwi = images.write(tmp_path / "dwi.nii", np.zeros((*DWI.shape, 2), np.float32), DWI)
+    return {"dwi": dwi, "labels": images.write(tmp_path / "dseg.nii", shapes(points(ANATOMY)), ANATOMY)}
+
+
+def run(folder: Path, **files: Path) -> tuple[np.ndarray, Context]:
+    context = Context(folder / "out")
+    context.folder.mkdir()
+    path = transfer.run(**files, config=transfer.Config(), context=context)
+    data, grid = images.read_labels(path)
+    assert grid.matches(DWI, 1e-3)
+    return data, context
+
+
+def write_affine(path: Path, matrix: np.ndarray) -> Path:
+    """An ITK transform of a matrix in world RAS."""
+    lps = LPS @ matrix @ LPS
+    transform = sitk.AffineTransform(lps[:3, :3].ravel().tolist(), lps[:3, 3].tolist())
+    sitk.WriteTransform(transform, str(path))
+    return path
+
+
+def test_labels_on_the_grid_are_copied_to_the_bit(tmp_path: Path, files) -> None:
+    labels = np.random.default_rng(0).integers(0, 2000, DWI.shape).astype(np.int32)
+    files["labels"] = images.write(tmp_path / "on.nii", labels, DWI)
+    found, context = run(tmp_path, **files)
+    assert np.array_equal(found, labels)
+    assert not context.facts and not context.warnings
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+@pytest.mark.parametrize("flips", [(1, 1, -1), (-1, -1, 1), (1, 1, 1)])
+def test_the_same_voxels_stored_otherwise_are_put_in_order(tmp_path: Path, files, axes, flips) -> None:
+    labels = np.random.default_rng(0).integers(0, 5, DWI.shape).astype(np.int32)
+    affine = DWI.affine.copy()
+    stored = labels
+    for axis, sign in enumerate(flips):
+        if sign < 0:
+            affine[:3, 3] += affine[:3, axis] * (DWI.shape[axis] - 1)
+            affine[:3, axis] *= -1
+            stored = np.flip(stored, axis)
+    stored = stored.transpose(axes)
+    grid = Grid(stored.shape, affine[:, [*axes, 3]])
+    files["labels"] = images.write(tmp_path / "las.nii", np.ascontiguousarray(stored), grid)
+    found, _ = run(tmp_path, **files)
+    assert np.array_equal(found, labels)
+
+
+@pytest.mark.parametrize("suffix", ["txt", "tfm", "mat", "h5"])
+def test_a_transform_takes_points_of_the_series_to_the_labels(tmp_path: Path, files, suffix: str) -> None:
+    transform = write_affine(tmp_path / f"move.{suffix}", MOVE)
+    found, context = run(tmp_path, **files, labels_transform=transform)
+    there = points(DWI) @ MOVE[:3, :3].T + MOVE[:3, 3]
+    truth = shapes(there)
+    # Rounding to the labels' 1 mm voxels moves a boundary by less than a voxel.
+    assert (found != truth).mean() < 0.01
+    for label in (3, 40, 7):
+        gap = there[found == label].mean(0) - there[truth == label].mean(0)
+        assert np.linalg.norm(gap) < 0.3
+    assert "move" in context.facts[0].reason
+
+
+def test_it_agrees_with_itk_to_the_voxel(tmp_path: Path, files) -> None:
+    transform = write_affine(tmp_path / "move.tfm", MOVE)
+    found, _ = run(tmp_path, **files, labels_transform=transform)
+    resampled = sitk.Resample(
+        sitk.ReadImage(str(files["labels"]), sitk.sitkInt32),
+        sitk.ReadImage(str(images.write(tmp_path / "grid.nii", np.zeros(DWI.shape, np.float32), DWI))),
+        sitk.ReadTransform(str(transform)),
+        sitk.sitkNearestNeighbor,
+        0,
+    )
+    assert (found != sitk.GetArrayFromImage(resampled).T).sum() == 0
+
+
+def test_a_displacement_field_is_read_as_itk_writes_it(tmp_path: Path, files) -> None:
+    affine = sitk.ReadTransform(str(write_affine(tmp_path / "move.tfm", MOVE)))
+    wide = oblique((40, 36, 20), (2, -2, 4), (15, -20, 30))
+    reference = sitk.ReadImage(str(images.write(tmp_path / "w.nii", np.zeros(wide.shape, np.float32), wide)))
+    field = sitk.TransformToDisplacementField(
+        affine, sitk.sitkVectorFloat64, reference.GetSize(), reference.GetOrigin(), reference.GetSpacing(),
+        reference.GetDirection(),
+    )  # fmt: skip
+    sitk.WriteImage(field, str(tmp_path / "warp.nii.gz"))
+    by_field, _ = run(tmp_path, **files, labels_transform=tmp_path / "warp.nii.gz")
+    (tmp_path / "out/labels_dwi.nii").unlink()
+    (tmp_path / "out").rmdir()
+    by_matrix, _ = run(tmp_path, **files, labels_transform=tmp_path / "move.tfm")
+    assert (by_field != by_matrix).mean() < 1e-3 and by_matrix.any()
+
+
+def test_an_identity_transform_joins_grids_of_one_space(tmp_path: Path, files) -> None:
+    found, _ = run(tmp_path, **files, labels_transform=write_affine(tmp_path / "same.tfm", np.eye(4)))
+    assert (found == shapes(points(DWI))).mean() > 0.99
+
+
+def test_a_transform_is_used_even_on_the_same_grid(tmp_path: Path, files) -> None:
+    labels = shapes(points(DWI))
+    files["labels"] = images.write(tmp_path / "on.nii", labels, DWI)
+    one_voxel = np.eye(4)
+    one_voxel[:3, 3] = DWI.affine[:3, 0]
+    found, _ = run(tmp_path, **files, labels_transform=write_affine(tmp_path / "step.tfm", one_voxel))
+    assert np.array_equal(found[:-1], labels[1:]) and not found[-1].any()
+
+
+def fails(folder: Path, code: str, **files: Path) -> None:
+    with pytest.raises(DatasetError) as error:
+        run(folder, **files)
+    (problem,) = error.value.problems
+    assert problem.code == code and problem.where and problem.found and problem.do
+    assert not list((folder / "out").iterdir())
+
+
+def test_another_grid_without_transform_is_an_error(tmp_path: Path, files) -> None:
+    fails(tmp_path, "LABEL_GRID", **files)
+
+
+def test_a_transform_the_wrong_way_round_is_an_error(tmp_path: Path, files) -> None:
+    far = np.eye(4)
+    far[:3, 3] = (200, 0, 0)
+    fails(tmp_path, "LABEL_OUTSIDE", **files, labels_transform=write_affine(tmp_path / "far.tfm", far))
+
+
+@pytest.mark.parametrize(
+    "content", ["1 0 0 5\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", "", "#Insight Transform File V1.0\n"]
+)
+def test_a_file_that_is_no_itk_transform_is_an_error(tmp_path: Path, files, content: str) -> None:
+    (tmp_path / "fsl.mat.txt").write_text(content)
+    fails(tmp_path, "TRANSFORM_UNREADABLE", **files, labels_transform=tmp_path / "fsl.mat.txt")
+
+
+def test_a_transform_in_two_dimensions_is_an_error(tmp_path: Path, files) -> None:
+    sitk.WriteTransform(sitk.AffineTransform(2), str(tmp_path / "flat.tfm"))
+    fails(tmp_path, "TRANSFORM_UNREADABLE", **files, labels_transform=tmp_path / "flat.tfm")
+
+
+def test_a_4d_label_image_is_an_error(tmp_path: Path, files) -> None:
+    files["labels"] = images.write(tmp_path / "four.nii", np.zeros((*DWI.shape, 2), np.int32), DWI)
+    fails(tmp_path, "LABEL_NOT_3D", **files)
+
+
+def test_labels_that_get_lost_are_named(tmp_path: Path, files) -> None:
+    labels = shapes(points(ANATOMY))
+    labels[0, 0, 0], labels[0, 0, 1] = 91, 92
+    files["labels"] = images.write(tmp_path / "more.nii", labels, ANATOMY)
+    _, context = run(tmp_path, **files, labels_transform=write_affine(tmp_path / "move.tfm", MOVE))
+    (warning,) = context.warnings
+    assert warning.code == "LABEL_LOST" and "91, 92" in warning.found
+    assert context.numbers == {"labels_found": 3.0, "labels_lost": 2.0}
