@@ -18,9 +18,10 @@ from somite import fingerprint, record
 from somite.derivatives import Derivative
 from somite.errors import GraphError
 from somite.record import Record
-from somite.registry import _STEPS, StepConfig
+from somite.registry import _STEPS, StepConfig, discover
 from somite.workflows import engine, session
-from somite.workflows.engine import Event, Use, join
+from somite.workflows.engine import Event
+from somite.workflows.graph import Use, join
 from somite.workflows.session import Unit
 
 HEADER = """
@@ -159,7 +160,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
         (package / f"{module}.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    before = dict(_STEPS)
+    before = dict(discover())
     found = Toy(tmp_path)
     found.write("helper", TOY["helper"])
     yield found

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes import install
+from scipy.ndimage import binary_dilation
 from scipy.spatial.transform import Rotation
 
 from somite import images
@@ -58,10 +59,10 @@ def voxels(path: Path) -> np.ndarray:
 def test_body_keeps_both_legs_fills_cavities_and_ignores_bright_fluid() -> None:
     image, truth = two_legs()
     found = body_mask(image)
-    dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
-    assert dice > 0.93
+    assert found[truth].mean() > 0.99
     assert found[8, 12].all() and found[22, 22].all()
-    assert not found[:3].any()
+    two_voxels_off = ~binary_dilation(truth, np.ones((3, 3, 1)), 2)
+    assert not found[two_voxels_off].any()
 
 
 def test_body_drops_a_speck_and_works_on_one_slice() -> None:
@@ -69,7 +70,8 @@ def test_body_drops_a_speck_and_works_on_one_slice() -> None:
     image[26:29, 3:6, 4] = 700
     assert not body_mask(image)[26:29, 3:6].any()
     single = body_mask(image[..., :1])
-    assert (single[..., 0] == truth[..., 0]).mean() > 0.95
+    assert single[..., 0][truth[..., 0]].all()
+    assert (single[..., 0] == truth[..., 0]).mean() > 0.9
 
 
 def test_otsu_parts_two_classes_like_an_exhaustive_search() -> None:

@@ -22,7 +22,7 @@ def run_participants(place: Place, may_use: Limits, *, stop_on_first_failure: bo
     """Run every session of the plan; returns the records of those that were started or stopped by the plan.
 
     Raises:
-        GraphError, ToolError: as `engine.join`, before anything runs.
+        GraphError, ToolError: as `graph.join`, before anything runs.
     """
     stopped = [_stopped(session, place) for session in place.plan.sessions if session.errors]
     for item in stopped:
@@ -59,7 +59,7 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], Record]:
     """Make the tables of the sessions that are done, and the status of all.
 
     Raises:
-        GraphError, ToolError: as `engine.join`, before anything runs.
+        GraphError, ToolError: as `graph.join`, before anything runs.
     """
     cohort = group.members(place)
     group.write_status(place.out_dir, cohort)

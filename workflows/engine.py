@@ -1,10 +1,9 @@
-"""The only module that imports pydra: steps joined by the names of what they need and make.
+"""The only module that imports pydra: nodes as tasks of a content-addressed cache.
 
-A workflow is a list of `Use`; `join` turns it into nodes in the order of their needs. A node becomes a Pydra
-task whose hashed fields are all that its result depends on: the step's name, its options, a digest of its
-code, the versions of libraries and tools, and the contents of its input files. A file travels as a
-`Product`, hashed by its contents only and stored relative to the cache, so that a touched, copied or moved
-input, or a moved cache, still hits.
+A node becomes a Pydra task whose hashed fields are all that its result depends on: the step's name, its
+options, a digest of its code, the versions of libraries and tools, and the contents of its input files. A
+file travels as a `Product`, hashed by its contents only and stored relative to the cache, so that a touched,
+copied or moved input, or a moved cache, still hits.
 
 What Pydra 1.0a12 does that is held off here (each with a test in `tests/test_engine.py`):
 an errored result is read before a good one (1: `sweep`); a failed element blocks what combines (2: no split,
@@ -21,8 +20,6 @@ import os
 
 os.environ["NO_ET"] = "1"  # Pydra asks its maker's server for news otherwise
 
-import difflib
-import graphlib
 import pickle
 import shutil
 import time
@@ -41,9 +38,9 @@ from pydra.engine.result import load_result
 from pydra.engine.submitter import Submitter
 
 from somite import fingerprint, resources
-from somite.derivatives import Derivative
-from somite.errors import GraphError, Problem, SomiteError, ToolError
-from somite.registry import Context, Step, StepConfig, discover
+from somite.errors import Problem, SomiteError
+from somite.registry import Context, discover
+from somite.workflows.graph import Node, step_named
 
 
 @dataclass(frozen=True)
@@ -72,135 +69,6 @@ class Product:
 
 Value = Product | list[Product] | None
 """What a need is met with: a file, several, or none where it may be absent."""
-
-
-@dataclass(frozen=True)
-class Use:
-    """A step's place in a workflow: one line of its list."""
-
-    step: str
-    wires: Mapping[str, str] = field(default_factory=dict)
-    """Need of the step -> product that meets it, where their names differ."""
-    deliver: Mapping[str, Derivative] = field(default_factory=dict)
-    """Product -> the derivative that it becomes in the output."""
-    only_with: str = ""
-    """A product without which the step is left out, where it may not be given."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """A step joined to the products that it needs, with all that decides its result but their contents."""
-
-    step: str
-    wires: dict[str, str]
-    """Each of its needs -> a product; a need that nothing meets is left out."""
-    config: dict[str, Any]
-    code: str
-    versions: dict[str, str]
-
-    def task(self, values: Mapping[str, Any]) -> Any:
-        """The Pydra task of this node, given need -> Value, or Pydra's lazy field."""
-        needs = {need: values[product] for need, product in self.wires.items()}
-        return _task_class(self.step)(
-            step=self.step, code=self.code, versions=self.versions, config=self.config, **needs
-        )
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`did you mean X?` for a name that is not among the known ones, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {close[0]}?" if close else ""
-
-
-def join(
-    uses: Sequence[Use], given: Iterable[str], config_of: Callable[[str], StepConfig], where: str = "workflow"
-) -> tuple[Node, ...]:
-    """Join steps by the names of what they need and make; returns the nodes in the order of their needs.
-
-    Args:
-        uses: the steps, in any order.
-        given: products that are there before any step runs.
-        config_of: step name -> its options.
-        where: name of the workflow, for messages.
-
-    Raises:
-        GraphError: every `STEP_UNKNOWN`, `STEP_TWICE`, `WIRE_UNKNOWN`, `PRODUCT_TWICE`, `PRODUCT_MISSING`,
-            `DELIVER_UNKNOWN` and `PRODUCT_CIRCULAR` at once.
-        ToolError: every command-line tool that a step will call and that is not there.
-    """
-    steps = discover()
-    problems: list[Problem] = []
-
-    def problem(code: str, what: str, do: str = "") -> None:
-        problems.append(Problem(code, what, where=where, do=do))
-
-    maker = dict.fromkeys(given, "the given inputs")
-    known: dict[str, tuple[Use, Step]] = {}
-    for use in uses:
-        if use.step not in steps:
-            problem("STEP_UNKNOWN", f"there is no step {use.step}", nearest(use.step, steps))
-        elif use.step in known:
-            problem("STEP_TWICE", f"step {use.step} is used twice")
-        else:
-            known[use.step] = (use, steps[use.step])
-            for product in steps[use.step].makes:
-                if product in maker:
-                    problem(
-                        "PRODUCT_TWICE",
-                        f"{product} is made by step {use.step} and by {maker[product]}",
-                        f"rename what {use.step} makes",
-                    )
-                maker.setdefault(product, f"step {use.step}")
-    wires = {name: _wires(use, step, maker, problem) for name, (use, step) in known.items()}
-    before = {
-        name: {maker[p].removeprefix("step ") for p in met.values() if maker[p].startswith("step ")}
-        for name, met in wires.items()
-    }
-    order: list[str] = []
-    try:
-        order = list(graphlib.TopologicalSorter(before).static_order())
-    except graphlib.CycleError as error:
-        problem("PRODUCT_CIRCULAR", f"steps need each other's products: {' -> '.join(error.args[1])}")
-    if problems:
-        raise GraphError.of(problems)
-    nodes = []
-    absent: list[Problem] = []
-    for name in order:
-        try:
-            nodes.append(_node(*known[name], wires[name], config_of(name)))
-        except ToolError as error:
-            absent.extend(error.problems)
-    if absent:
-        raise ToolError.of(absent)
-    return tuple(nodes)
-
-
-def _wires(
-    use: Use, step: Step, maker: Mapping[str, str], problem: Callable[[str, str, str], None]
-) -> dict[str, str]:
-    needs = {need.name: need for need in step.needs}
-    for wire in set(use.wires) - set(needs):
-        problem("WIRE_UNKNOWN", f"step {use.step} has no need {wire}", nearest(wire, needs))
-    for product in set(use.deliver) - set(step.makes):
-        problem("DELIVER_UNKNOWN", f"step {use.step} does not make {product}", nearest(product, step.makes))
-    met = {}
-    for name, need in needs.items():
-        product = use.wires.get(name, name)
-        if product in maker:
-            met[name] = product
-        elif not need.optional:
-            problem(
-                "PRODUCT_MISSING",
-                f"step {use.step} needs {product}, which no step makes and nobody gives",
-                nearest(product, maker),
-            )
-    return met
-
-
-def _node(use: Use, step: Step, wires: dict[str, str], config: StepConfig) -> Node:
-    module = step.run.__module__
-    versions = fingerprint.libraries(module) | step.tools(config)
-    return Node(use.step, wires, config.model_dump(mode="json"), fingerprint.code(module), versions)
 
 
 @dataclass(frozen=True)
@@ -305,11 +173,18 @@ def _task_class(name: str) -> Any:
     return python.define(run_step, inputs=fields, outputs={**outputs, "report": dict}, name=name)
 
 
+def task_of(node: Node, values: Mapping[str, Any]) -> Any:
+    """The Pydra task of a node, given product -> Value, or Pydra's lazy field."""
+    needs = {need: values[product] for need, product in node.wires.items()}
+    hashed = {"step": node.step, "code": node.code, "versions": node.versions, "config": node.config}
+    return _task_class(node.step)(**hashed, **needs)
+
+
 def _build(nodes: list[Node], given: dict[str, Value]) -> Any:
     values: dict[str, Any] = dict(given)
     reports = []
     for node in nodes:
-        outputs = workflow.add(node.task(values), name=node.step)
+        outputs = workflow.add(task_of(node, values), name=node.step)
         values |= {product: getattr(outputs, product) for product in discover()[node.step].makes}
         reports.append(outputs.report)
     return tuple(reports) if len(reports) > 1 else reports[0]
@@ -353,7 +228,7 @@ def _trace_one(node: Node, values: Mapping[str, Any], cache_root: Path) -> Trace
     known = {need: sums for need, sums in inputs.items() if sums is not None}
     if any(isinstance(value, str) for value in met):
         return Trace(node, "after" if "after" in met else "run", known)
-    folder = node.task(values)._checksum
+    folder = task_of(node, values)._checksum
     result = _load(cache_root, folder)
     if result is None:
         return Trace(node, "run", known)
@@ -472,15 +347,3 @@ def _run_alone(step: str, code: str, **values: Any) -> Any:
     }
     made = definition(definition.config(**values), Context(folder=Path.cwd()), **paths)
     return tuple(made.values()) if len(made) > 1 else next(iter(made.values()))
-
-
-def step_named(name: str) -> Step:
-    """The step of this name.
-
-    Raises:
-        GraphError: `STEP_UNKNOWN`, with the nearest name.
-    """
-    steps = discover()
-    if name not in steps:
-        raise GraphError(Problem("STEP_UNKNOWN", f"there is no step {name}", do=nearest(name, steps)))
-    return steps[name]

@@ -13,7 +13,7 @@ from somite.errors import Problem
 from somite.files import write_atomically
 from somite.record import Record
 from somite.workflows import participant
-from somite.workflows.engine import Use, join
+from somite.workflows.graph import Use, join
 from somite.workflows.participant import Place
 from somite.workflows.session import Unit
 

@@ -12,7 +12,7 @@ from somite import __version__, bids
 from somite.configs.model import Settings
 from somite.derivatives import Derivative
 from somite.sessions import Plan, Session
-from somite.workflows.engine import Node, Use, join
+from somite.workflows.graph import Node, Use, join
 from somite.workflows.session import Unit
 
 MM2_PER_S = "mm^2/s"
@@ -110,7 +110,7 @@ def joined(settings: Settings) -> Callable[[frozenset[str]], tuple[Node, ...]]:
     """Optional products that are there -> the nodes of a session that has them.
 
     Raises (when called):
-        GraphError, ToolError: as `engine.join`.
+        GraphError, ToolError: as `graph.join`.
     """
 
     @cache
@@ -126,7 +126,7 @@ def units(place: Place) -> dict[str, Unit]:
     """Label -> unit, for every session without an error in its plan.
 
     Raises:
-        GraphError, ToolError: as `engine.join`.
+        GraphError, ToolError: as `graph.join`.
     """
     nodes = joined(place.settings)
     return {s.label: _unit(s, place, nodes) for s in place.plan.sessions if not s.errors}
@@ -136,7 +136,7 @@ def check(settings: Settings) -> None:
     """Join the workflow with all that may be given, to find its mistakes before anything runs.
 
     Raises:
-        GraphError, ToolError: as `engine.join`.
+        GraphError, ToolError: as `graph.join`.
     """
     joined(settings)(frozenset(OPTIONAL))
 

@@ -23,7 +23,8 @@ from somite.lease import Lease, Owner
 from somite.record import Delivered, Record, StepRecord
 from somite.registry import Fact
 from somite.workflows import engine
-from somite.workflows.engine import Event, Node, Product, StepFailed, Trace, Value
+from somite.workflows.engine import Event, Product, StepFailed, Trace, Value
+from somite.workflows.graph import Node
 
 
 @dataclass(frozen=True)

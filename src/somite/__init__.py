@@ -31,6 +31,6 @@ def as_nipype(step: str) -> Any:
         GraphError: `STEP_UNKNOWN`.
     """
     from somite.nipype_node import interface_of
-    from somite.workflows.engine import step_named
+    from somite.workflows.graph import step_named
 
     return interface_of(step_named(step))()

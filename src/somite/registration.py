@@ -27,7 +27,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 _EDGE_VOXELS = 0.05  # this far beyond the outermost voxel centres a sample still counts as inside
-_PRIOR_MM = 5.0  # standard deviation of the motion expected between two estimates
+_PRIOR_MM = 5.0  # standard deviation of the motion expected
+_ALIKE = 50.0  # voxels whose residuals go together, as those of contrast do: they count as one observation
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
@@ -92,6 +93,13 @@ def small_motion(parameters: Float, region: Region) -> Float:
     full[region.free] = parameters
     rotation = region.axes @ Rotation.from_rotvec(full[:3] / region.radius).as_matrix() @ region.axes.T
     return about(region.centre, rotation, region.axes @ full[3:])
+
+
+def small_parameters(transform: Float, region: Region) -> Float:
+    """The free parameters (k,), in mm, of a transform: the inverse of `small_motion`."""
+    turn = Rotation.from_matrix(transform[:3, :3]).as_rotvec() @ region.axes * region.radius
+    shift = (transform[:3, :3] @ region.centre + transform[:3, 3] - region.centre) @ region.axes
+    return np.asarray(np.concatenate([turn, shift])[region.free])
 
 
 def about(centre: Float, rotation: Float, shift_mm: Float) -> Float:
@@ -175,11 +183,21 @@ class LeastSquares:
         self.values, self.valid = region.take(smoothed), region.take(valid)
         self.derivatives = _derivatives(smoothed, region)
 
-    def align(self, volume: Volume, start: Float, most_steps: int = 15, tolerance_mm: float = 3e-3) -> Float:
-        """The transform of a volume, from `start`: of all those passed on the way, the best fitting."""
+    def align(
+        self,
+        volume: Volume,
+        start: Float,
+        expected: Float | None = None,
+        most_steps: int = 15,
+        tolerance_mm: float = 3e-3,
+    ) -> Float:
+        """The transform of a volume: of all those passed on the way from `start`, the best fitting.
+
+        What the images leave open is settled by a weak prior about the `expected` transform, or `start`.
+        """
         region, spline = self.region, spline_of(smooth(volume, self.fwhm_mm, self.region.grid))
+        expected = start if expected is None else expected
         transform, best, least = start, start, np.inf
-        moved = np.zeros(len(region.free))
         for _ in range(most_steps):
             values, inside = look_up(spline, _voxels_of(transform, region))
             weights = inside * self.valid
@@ -187,14 +205,15 @@ class LeastSquares:
             scale = float(seen @ self.values) / max(float(seen @ values), 1e-12)
             residuals = scale * values - self.values
             variance = float(weights @ residuals**2) / max(float(weights.sum()), 1.0)
-            if not variance < least:
+            away = small_parameters(np.linalg.inv(expected) @ transform, region)
+            prior = _ALIKE * max(variance, 1e-12) / _PRIOR_MM**2
+            cost = variance + prior * float(away @ away) / max(float(weights.sum()), 1.0)
+            if not cost < least:
                 break
-            least, best = variance, transform
+            least, best = cost, transform
             weighted = self.derivatives * weights[:, None]
-            prior = max(variance, 1e-12) / _PRIOR_MM**2
-            normal = weighted.T @ self.derivatives + prior * np.eye(len(moved))
-            step = np.asarray(np.linalg.solve(normal, weighted.T @ residuals - prior * moved), np.float64)
-            moved += step
+            normal = weighted.T @ self.derivatives + prior * np.eye(len(away))
+            step = np.asarray(np.linalg.solve(normal, weighted.T @ residuals + prior * away), np.float64)
             motion = small_motion(step, region)
             transform = transform @ np.linalg.inv(motion)
             if displacement_mm(motion, region) < tolerance_mm:
@@ -233,7 +252,7 @@ def align_by_information(
     binning, spline = _Binning.of(region.take(smoothed), n_bins), spline_of(smoothed)
     points = np.column_stack([region.points, np.ones(len(region.points))])
     # N times the information is a log likelihood, beside which the prior stands.
-    precision = 1 / (_PRIOR_MM**2 * len(points))
+    precision = _ALIKE / (_PRIOR_MM**2 * len(points))
 
     def cost(parameters: Float) -> tuple[float, Float]:
         voxels = _voxels_of(small_motion(parameters, region), region)

@@ -55,6 +55,7 @@ class Rigid:
     def __init__(self, data: NDArray[np.floating[Any]], region: Region, threads: int) -> None:
         self.data, self.region, self.threads = data, region, threads
         self.transforms = np.tile(np.eye(4), (data.shape[3], 1, 1))
+        self.expected = self.transforms.copy()
         self.voxel_mm = float(np.prod(region.grid.voxel_mm) ** (1 / 3))
 
     def estimate(self, bvals: Float, directions: Float, is_b0: NDArray[np.bool_]) -> Float:
@@ -91,14 +92,16 @@ class Rigid:
                 for values in (rotations, shifts)
             )
             turn = Rotation.from_rotvec(rotation).as_matrix()
-            self.transforms[volume] = about(self.region.centre, turn, shift)
+            self.transforms[volume] = self.expected[volume] = about(self.region.centre, turn, shift)
 
     def _align(
         self, volumes: NDArray[np.intp], target: NDArray[Any], valid: NDArray[np.bool_], fwhm_mm: float
     ) -> None:
         squares = LeastSquares(target, valid, self.region, fwhm_mm)
         found = in_threads(
-            lambda volume: squares.align(self.data[..., volume], self.transforms[volume]),
+            lambda volume: squares.align(
+                self.data[..., volume], self.transforms[volume], self.expected[volume]
+            ),
             volumes,
             self.threads,
         )
@@ -130,6 +133,7 @@ class Rigid:
         width = _WIDTHS[-1] * self.voxel_mm
         common = in_threads(lambda _: align_by_information(below, mean, region, width), (0,), 1)[0]
         self.transforms[shell] = self.transforms[shell] @ common
+        self.expected[shell] = self.expected[shell] @ common
 
 
 def without_contrast(parameters: Float, directions: Float, suspicious: float = 3.0) -> Float:

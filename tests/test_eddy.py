@@ -1,0 +1,482 @@
+"""Motion: found and undone on phantoms whose motion is known, the same on any affine and thread count."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import install
+from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.spatial.transform import Rotation
+
+from somite import images
+from somite.errors import DatasetError, ToolError
+from somite.fsl_eddy import acquisition
+from somite.gradients import Gradients, read_fsl, voxel_to_world, write_fsl
+from somite.images import Grid
+from somite.interfaces import eddy
+from somite.registration import (
+    LeastSquares,
+    align_by_information,
+    displacement_mm,
+    mutual_information,
+    region_of,
+    resample,
+)
+from somite.registry import Context
+from somite.rigid import shells_of, without_contrast
+
+FINE = 1.25  # mm, of the phantom from which volumes are cut
+
+
+def oblique(shape: tuple[int, int, int], voxel: tuple[float, ...]) -> Grid:
+    affine = np.eye(4)
+    axes = Rotation.from_euler("xyz", (12, -18, 25), degrees=True).as_matrix()
+    affine[:3, :3] = axes @ np.diag(voxel)
+    affine[:3, 3] = np.array([5, -12, 30]) - affine[:3, :3] @ (np.array(shape) - 1) / 2
+    return Grid(shape, affine)
+
+
+@dataclass(frozen=True)
+class Phantom:
+    data: np.ndarray
+    gradients: Gradients
+    transforms: np.ndarray
+    """Truth: from a point of the first volume to where its tissue was."""
+    inside: np.ndarray
+    grid: Grid
+
+    def error_mm(self, transforms: np.ndarray) -> np.ndarray:
+        points = np.argwhere(self.inside) @ self.grid.affine[:3, :3].T + self.grid.affine[:3, 3]
+        both = [
+            points @ t[:, :3, :3].transpose(0, 2, 1) + t[:, None, :3, 3]
+            for t in (transforms, self.transforms)
+        ]
+        return np.asarray(np.linalg.norm(both[0] - both[1], axis=-1).mean(1))
+
+
+@cache
+def phantom(
+    shape: tuple[int, int, int] = (40, 36, 14),
+    voxel: tuple[float, ...] = (2.5, -2.5, 3.5),
+    motion: float = 1.0,
+    n: int = 14,
+    snr: float = 20,
+    seed: int = 0,
+) -> Phantom:
+    """Two limbs with compartments of different fibre direction, a fluid and a bone, moving; any part of a body."""
+    rng = np.random.default_rng(seed)
+    grid = oblique(shape, voxel)
+    size = tuple(int(s) for s in np.ceil(np.array(shape) * np.abs(voxel) / FINE) + 24)
+    axes = [(np.arange(s) - (s - 1) / 2) * FINE for s in size]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    texture = gaussian_filter(rng.standard_normal(size), 3)
+    width = axes[0][-1]
+    body = (
+        np.minimum(
+            np.hypot(x - width / 2.3, y) / (width * 0.33), np.hypot(x + width / 2.3, y + 4) / (width * 0.3)
+        )
+        < 1
+    )
+    s0 = np.where(body, 800 * (1 + 3 * texture), 0)
+    s0[body & (np.hypot(x - width / 2, y) < 5)] = 60
+    s0[body & (np.hypot(x + width / 2, y - 6) < 4 + np.sin(z / 7))] = 2500
+    s0[body & (np.abs(y - 6 * np.sin(z / 11)) < 2)] *= 0.4
+    fibre = np.stack([gaussian_filter(rng.standard_normal(size), 10) for _ in range(3)], -1)
+    fibre /= np.linalg.norm(fibre, axis=-1, keepdims=True)
+    frame = grid.affine[:3, :3] / np.abs(voxel)
+    centre = grid.affine[:3, :3] @ (np.array(shape) - 1) / 2 + grid.affine[:3, 3]
+    directions = rng.standard_normal((n, 3))
+    directions /= np.linalg.norm(directions, axis=1)[:, None]
+    bvals = np.r_[0, np.tile([800.0], n), 0]
+    bvecs = np.r_[np.zeros((1, 3)), directions, np.zeros((1, 3))]
+    steps = np.cumsum(rng.normal(0, 0.6, (n + 2, 6)), 0)
+    steps = motion * (steps - steps[0])
+    if shape[2] == 1:
+        steps[:, [0, 1, 5]] = 0
+    data, transforms = [], []
+    for step, b, g in zip(steps, bvals, bvecs, strict=True):
+        rotation = frame @ Rotation.from_rotvec(np.deg2rad(step[:3])).as_matrix() @ frame.T
+        transform = np.eye(4)
+        transform[:3, :3] = rotation
+        transform[:3, 3] = centre + frame @ step[3:] - rotation @ centre
+        seen = frame.T @ rotation.T @ g
+        signal = s0 * np.exp(-b * (1.2e-3 + 0.6e-3 * (fibre @ seen) ** 2))
+        signal = gaussian_filter(signal, 0.4 * np.abs(voxel) / FINE)
+        where = np.argwhere(np.ones(shape)) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+        tissue = (where - transform[:3, 3]) @ rotation
+        fine = ((tissue - centre) @ frame) / FINE + (np.array(size) - 1) / 2
+        data.append(map_coordinates(signal, fine.T, order=3, mode="nearest").reshape(shape))
+        transforms.append(transform)
+    clean = np.stack(data, -1)
+    noise = rng.normal(0, 800 / snr, (2, *clean.shape))
+    noisy = np.hypot(clean + noise[0], noise[1]).astype(np.float32)
+    return Phantom(
+        np.asfortranarray(noisy), Gradients(bvals, bvecs), np.array(transforms), clean[..., 0] > 200, grid
+    )
+
+
+def direction_error_deg(found: Gradients, truth: Phantom) -> np.ndarray:
+    true = eddy.turn_gradients(truth.gradients, truth.transforms).bvecs
+    weighted = truth.gradients.bvecs.any(1)
+    cosine = np.einsum("ni,ni->n", found.bvecs[weighted], true[weighted])
+    return np.asarray(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
+
+
+def correct(truth: Phantom, threads: int = 1):
+    return eddy.correct_rigid(truth.data, truth.gradients, truth.inside, truth.grid, threads=threads)
+
+
+# Accuracy
+
+
+def test_known_motion_is_found_on_an_oblique_affine() -> None:
+    truth = phantom()
+    before = truth.error_mm(np.tile(np.eye(4), (16, 1, 1)))
+    corrected, gradients, transforms, table = correct(truth)
+    error = truth.error_mm(transforms)
+    assert before.mean() > 1.5
+    assert error.mean() < 0.25 and error.max() < 0.6
+    assert error[-1] < 0.1  # the other b=0 volume
+    assert direction_error_deg(gradients, truth).mean() < 0.3
+    eroded = truth.inside & (np.abs(truth.transforms).max() > 0)
+    spread_before = truth.data[eroded][:, [0, -1]].std(1).mean()
+    assert corrected[eroded][:, [0, -1]].std(1).mean() < 0.5 * spread_before
+    assert np.array_equal(corrected[..., 0], truth.data[..., 0])
+    # The true motion, but for the estimate's own error.
+    np.testing.assert_allclose(table[:, 6].mean(), before.mean(), atol=0.3)
+
+
+def test_a_scan_without_motion_stays_where_it_is() -> None:
+    truth = phantom(motion=0.0)
+    _, gradients, transforms, _ = correct(truth)
+    assert truth.error_mm(transforms).mean() < 0.2
+    assert direction_error_deg(gradients, truth).mean() < 0.2
+
+
+def test_a_single_slice_moves_within_its_plane_only() -> None:
+    truth = phantom(shape=(56, 48, 1), voxel=(2.0, 2.0, 5.0), snr=30)
+    _, _, transforms, _ = correct(truth)
+    error = truth.error_mm(transforms)
+    assert error.mean() < 0.3 < truth.error_mm(np.tile(np.eye(4), (16, 1, 1))).mean()
+    normal = truth.grid.affine[:3, 2] / 5.0
+    for transform in transforms:
+        np.testing.assert_allclose(transform[:3, :3] @ normal, normal, atol=1e-9)
+        moved = transform[:3, :3] @ truth.grid.affine[:3, 3] + transform[:3, 3] - truth.grid.affine[:3, 3]
+        assert abs(moved @ normal) < 1e-9
+
+
+def test_few_slices_few_directions_and_noise_do_not_make_things_worse() -> None:
+    truth = phantom(shape=(40, 36, 4), voxel=(2.5, 2.5, 5.0), n=6, snr=8, motion=0.4)
+    before = truth.error_mm(np.tile(np.eye(4), (8, 1, 1))).mean()
+    _, _, transforms, _ = correct(truth)
+    assert truth.error_mm(transforms).mean() < before
+
+
+def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
+    truth = phantom(shape=(24, 22, 6), voxel=(4.0, 4.0, 6.0), n=7)
+    one, three = correct(truth, 1), correct(truth, 3)
+    assert np.array_equal(one[0], three[0]) and np.array_equal(one[2], three[2])
+    assert np.array_equal(one[1].bvecs, three[1].bvecs)
+
+
+def test_the_same_scan_stored_otherwise_gives_the_same_motion() -> None:
+    truth = phantom(shape=(24, 22, 6), voxel=(4.0, 4.0, 6.0), n=7)
+    affine = truth.grid.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * 23
+    affine[:3, 0] *= -1
+    stored = Grid((6, 24, 22), affine[:, [2, 0, 1, 3]])
+    turned = Phantom(
+        np.asfortranarray(truth.data[::-1].transpose(2, 0, 1, 3)),
+        truth.gradients,
+        truth.transforms,
+        truth.inside[::-1].transpose(2, 0, 1),
+        stored,
+    )
+    _, gradients, transforms, _ = correct(truth)
+    _, gradients_turned, transforms_turned, _ = correct(turned)
+    between = displacement_mm
+    region = region_of(truth.inside, truth.grid)
+    apart = [
+        between(np.linalg.inv(a) @ b, region) for a, b in zip(transforms, transforms_turned, strict=True)
+    ]
+    # The sample of points and the path of the optimiser differ, the answer hardly.
+    assert np.mean(apart) < 0.05
+    np.testing.assert_allclose(gradients.bvecs, gradients_turned.bvecs, atol=5e-3)
+
+
+# Parts
+
+
+def test_resampling_by_whole_voxels_is_exact_and_knows_its_edge() -> None:
+    rng = np.random.default_rng(0)
+    grid = oblique((9, 8, 7), (2.0, 2.0, 3.0))
+    volume = rng.random(grid.shape).astype(np.float32)
+    step = np.eye(4)
+    step[:3, 3] = grid.affine[:3, 1] * 2
+    moved, inside = resample(volume, step, grid)
+    np.testing.assert_allclose(moved[:, :-2], volume[:, 2:], atol=1e-5)
+    assert inside[:, :-2].all() and not inside[:, -2:].any()
+    np.testing.assert_allclose(moved[:, -1], volume[:, -1], atol=1e-5)
+    same, whole = resample(volume, np.eye(4), grid)
+    assert np.array_equal(same, volume) and whole.all()
+
+
+def test_resampling_does_not_undershoot() -> None:
+    grid = oblique((12, 12, 6), (2.0, 2.0, 3.0))
+    volume = np.zeros(grid.shape, np.float32)
+    volume[4:8, 4:8] = 100
+    step = np.eye(4)
+    step[:3, 3] = grid.affine[:3, 0] * 0.5
+    assert resample(volume, step, grid)[0].min() == 0
+
+
+def test_least_squares_finds_a_motion_of_many_voxels() -> None:
+    truth = phantom(n=6)
+    region = region_of(truth.inside, truth.grid)
+    turn = Rotation.from_rotvec([0.03, -0.05, 0.08]).as_matrix()
+    known = np.eye(4)
+    known[:3, :3] = turn
+    known[:3, 3] = region.centre + [3, -2, 1] - turn @ region.centre
+    moved, _ = resample(truth.data[..., 0], np.linalg.inv(known), truth.grid)
+    found = np.eye(4)
+    for width in (8.0, 3.0):
+        squares = LeastSquares(truth.data[..., 0], np.ones(truth.inside.shape, bool), region, width)
+        found = squares.align(moved, found)
+    assert displacement_mm(known, region) > 3
+    assert displacement_mm(np.linalg.inv(known) @ found, region) < 0.05
+
+
+def test_mutual_information_joins_images_of_opposite_contrast() -> None:
+    truth = phantom(n=6)
+    region = region_of(truth.inside, truth.grid)
+    fixed = truth.data[..., 0]
+    known = np.eye(4)
+    known[:3, 3] = (1.0, -1.5, 0.7)
+    moving, _ = resample(2000 - 0.5 * fixed, np.linalg.inv(known), truth.grid)
+    found = align_by_information(fixed, moving, region, 2.0)
+    assert displacement_mm(np.linalg.inv(known) @ found, region) < 0.1
+
+
+def test_mutual_information_of_a_histogram_and_its_slope() -> None:
+    rng = np.random.default_rng(0)
+    bins = rng.integers(0, 8, 3000)
+    values = np.clip(bins + rng.normal(0, 0.5, 3000), 0, 6.99)
+    information, slope = mutual_information(bins, values, 8)
+    shuffled, _ = mutual_information(rng.permutation(bins), values, 8)
+    assert shuffled < 0.05 < 1.0 < information < np.log(8)
+    step = rng.normal(0, 1e-5, 3000)
+    inside = (values > 0.01) & (values < 6.98)
+    step *= inside
+    up, down = (mutual_information(bins, values + sign * step, 8)[0] for sign in (1, -1))
+    assert (up - down) / 2 == pytest.approx(slope @ step, rel=1e-3)
+
+
+def test_shells_part_at_gaps_and_small_ones_join() -> None:
+    b = np.array([0, 995, 1000, 5, 1005, 2000, 1010, 2010, 1995, 2005, 3000, 0.0])
+    shells = shells_of(b, b < 50)
+    assert [s.tolist() for s in shells] == [[1, 2, 4, 6], [5, 7, 8, 9, 10]]
+
+
+def test_motion_that_follows_the_directions_is_distrusted_and_true_motion_is_not() -> None:
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((30, 3))
+    directions /= np.linalg.norm(directions, axis=1)[:, None]
+    feigned = 0.5 * np.outer(
+        directions[:, 0] ** 2 - directions[:, 1] * directions[:, 2], [1, -1, 0.5, 0, 2, 1]
+    )
+    drift = np.outer(np.linspace(0, 3, 30), [1, 0.5, 0, 1, 0, -1])
+    jitter = rng.normal(0, 0.05, (30, 6))
+    believed = without_contrast(feigned + drift + jitter, directions)
+    # The mean over a shell is not for it to judge.
+    error = believed - drift
+    assert (error - error.mean(0)).std() < 0.3 * feigned.std()
+    assert np.array_equal(without_contrast(drift + jitter, directions), drift + jitter)
+    assert np.array_equal(without_contrast(feigned[:8], directions[:8]), feigned[:8])
+
+
+def test_gradients_turn_against_the_body() -> None:
+    quarter = np.eye(4)
+    quarter[:3, :3] = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()
+    turned = eddy.turn_gradients(Gradients(np.array([1000.0]), np.array([[0, 1.0, 0]])), quarter[None])
+    np.testing.assert_allclose(turned.bvecs, [[1, 0, 0]], atol=1e-12)
+
+
+# The step
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, Path]:
+    truth = phantom(shape=(24, 22, 6), voxel=(4.0, 4.0, 6.0), n=7)
+    bval, bvec = write_fsl(truth.gradients, tmp_path / "a.bval", tmp_path / "a.bvec", truth.grid.affine)
+    known = {"phase_encoding_direction": "j-", "total_readout_time_s": 0.05}
+    (tmp_path / "scan.json").write_text(json.dumps({"volumes": [{"series": 0} | known] * 9, "series": []}))
+    dwi = images.write(tmp_path / "dwi.nii", truth.data, truth.grid)
+    return {"dwi": dwi, "bval": bval, "bvec": bvec, "scan": tmp_path / "scan.json"}
+
+
+def step(folder: Path, files: dict[str, Path], **options: object) -> tuple[tuple[Path, Path, Path], Context]:
+    context = Context(folder / "work folder", threads=2)
+    context.folder.mkdir()
+    return eddy.run(**files, config=eddy.Config(**options), context=context), context
+
+
+def read_motion(path: Path) -> tuple[list[str], np.ndarray]:
+    with path.open() as file:
+        header, *rows = csv.reader(file, delimiter="\t")
+    return header, np.array(rows, float)
+
+
+def test_none_passes_the_series_through(tmp_path: Path, files) -> None:
+    (dwi, bvec, motion), context = step(tmp_path, files, method="none")
+    assert np.array_equal(images.read_float(dwi)[0], images.read_float(files["dwi"])[0])
+    np.testing.assert_allclose(np.loadtxt(bvec), np.loadtxt(files["bvec"]), atol=1e-9)
+    header, rows = read_motion(motion)
+    assert tuple(header) == eddy.MOTION_COLUMNS
+    assert np.array_equal(rows[:, 0], np.arange(9)) and not rows[:, 1:].any()
+    assert context.numbers["motion_max_displacement_mm"] == 0
+
+
+def test_rigid_writes_its_motion_and_turned_directions(tmp_path: Path, files) -> None:
+    truth = phantom(shape=(24, 22, 6), voxel=(4.0, 4.0, 6.0), n=7)
+    (dwi, bvec, motion), context = step(tmp_path, files)
+    data, grid = images.read_float(dwi)
+    found = read_fsl(files["bval"], bvec, grid.affine)
+    assert direction_error_deg(found, truth).mean() < 0.8
+    rows = read_motion(motion)[1]
+    assert not rows[0, 1:].any() and rows[:, 7].max() > 1
+    assert context.numbers["motion_mean_displacement_mm"] == pytest.approx(rows[:, 7].mean(), abs=1e-4)
+    # The columns describe the transform: applied to the directions, they give those that were written.
+    turn = Rotation.from_rotvec(np.deg2rad(rows[:, 4:7])).as_matrix()
+    expected = np.einsum("nji,nj->ni", turn, truth.gradients.bvecs)
+    np.testing.assert_allclose(found.bvecs, expected, atol=1e-5)
+    assert context.facts[0].value == "body"
+    assert data.shape == truth.data.shape
+
+
+def test_a_mask_given_is_the_region_of_motion(tmp_path: Path, files) -> None:
+    truth = phantom(shape=(24, 22, 6), voxel=(4.0, 4.0, 6.0), n=7)
+    files["mask_given"] = images.write(tmp_path / "mine.nii", truth.inside, truth.grid)
+    assert step(tmp_path, files)[1].facts[0].value == "mine.nii"
+
+
+def test_a_mask_on_another_grid_is_an_error(tmp_path: Path, files) -> None:
+    files["mask_given"] = images.write(
+        tmp_path / "m.nii", np.ones((5, 5, 5), bool), oblique((5, 5, 5), (2, 2, 2))
+    )
+    with pytest.raises(DatasetError, match="MASK_GRID"):
+        step(tmp_path, files)
+
+
+def test_real_reversed_scans_agree_better_after_correction(real_data: Path) -> None:
+    """Volumes of a real scan differ less from their neighbours once aligned, and stay where they are."""
+    folder = real_data / "brain-bids/sub-uih/dwi"
+    data, grid = images.read_float(folder / "sub-uih_dir-AP_dwi.nii.gz")
+    stem = folder / "sub-uih_dir-AP_dwi"
+    gradients = read_fsl(stem.with_suffix(".bval"), stem.with_suffix(".bvec"), grid.affine)
+    from somite.body import body_mask
+
+    mask = body_mask(data[..., 0])
+    _, turned, _, table = eddy.correct_rigid(data, gradients, mask, grid)
+    assert 0.02 < table[:, 6].max() < 3
+    assert np.linalg.norm(turned.bvecs[1:], axis=1) == pytest.approx(1)
+
+
+# FSL eddy, by its stand-in
+
+
+def fsl(
+    folder: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, mode: str = "", **options: object
+):
+    install("eddy_openmp", folder, monkeypatch)
+    monkeypatch.setenv("FAKE_MODE", mode)
+    return step(folder, files, method="fsl", **options)
+
+
+def test_fsl_eddy_gets_its_files_and_gives_its_results(
+    tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (dwi, bvec, motion), context = fsl(tmp_path, files, monkeypatch, fsl_slm="linear")
+    data, grid = images.read_float(dwi)
+    assert np.array_equal(data, images.read_float(files["dwi"])[0])
+    (command,) = context.commands
+    assert command.startswith("eddy_openmp") and "--repol" in command and "--slm=linear" in command
+    assert "threads 2" in (context.folder / "eddy_openmp.log").read_text()
+    angle = np.deg2rad(2.0)
+    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    np.testing.assert_allclose(np.loadtxt(bvec), turn @ np.loadtxt(files["bvec"]), atol=1e-8)
+    rows = read_motion(motion)[1]
+    # 1.5 mm along the first axis as FSL has it: reversed, since the determinant is positive here.
+    assert np.linalg.det(grid.affine) > 0
+    np.testing.assert_allclose(rows[1:, 1:4], np.tile(-1.5 * grid.affine[:3, 0] / 4, (8, 1)), atol=1e-4)
+    # Turned by 2 degrees about that axis, as it turns the directions.
+    frame = voxel_to_world(grid.affine)
+    expected = Rotation.from_matrix(frame @ turn @ frame.T).as_rotvec(degrees=True)
+    np.testing.assert_allclose(rows[1:, 4:7], np.tile(expected, (8, 1)), atol=1e-4)
+    np.testing.assert_allclose(rows[:, 7], np.arange(9) * 0.1, atol=1e-6)
+    assert eddy._fsl_tools(eddy.Config(method="fsl")) == {"FSL": "6.0.7.4"}
+    assert eddy._fsl_tools(eddy.Config()) == {}
+
+
+@pytest.mark.parametrize(
+    ("mode", "code", "words"),
+    [
+        ("late", "TOOL_FAILED", "line 39 of what it said"),
+        ("crash", "TOOL_FAILED", "SIGSEGV"),
+        ("quiet", "TOOL_OUTPUT_MISSING", "eddy_out.nii.gz"),
+        ("empty", "TOOL_OUTPUT_MISSING", "empty"),
+        ("garbage", "TOOL_OUTPUT_UNREADABLE", "eddy_out.nii.gz"),
+        ("short", "TOOL_OUTPUT_UNREADABLE", "24 x 22 x 6 x 8"),
+        ("nan", "TOOL_OUTPUT_UNREADABLE", "eddy_rotated_bvecs"),
+    ],
+)
+def test_fsl_eddy_that_fails_is_not_believed(
+    tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch, mode: str, code: str, words: str
+) -> None:
+    with pytest.raises(ToolError) as error:
+        fsl(tmp_path, files, monkeypatch, mode)
+    (problem,) = error.value.problems
+    assert problem.code == code and words in str(problem) and "--imain" in problem.where
+    assert not (tmp_path / "work folder/dwi_corrected.nii").exists()
+
+
+def test_fsl_eddy_refuses_in_its_own_words(tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = json.loads(files["scan"].read_text())
+    for volume in scan["volumes"]:
+        volume["total_readout_time_s"] = 0.001
+    files["scan"].write_text(json.dumps(scan))
+    with pytest.raises(ToolError, match="EDDY::: --acqp"):
+        fsl(tmp_path, files, monkeypatch)
+
+
+def test_fsl_eddy_needs_phase_encoding_and_readout(
+    tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = {"phase_encoding_direction": None, "total_readout_time_s": None}
+    files["scan"].write_text(json.dumps({"volumes": [unknown] * 9}))
+    with pytest.raises(DatasetError) as error:
+        fsl(tmp_path, files, monkeypatch)
+    assert [p.code for p in error.value.problems] == ["NO_PHASE_ENCODING", "NO_READOUT_TIME"]
+    assert all("rigid" in p.do for p in error.value.problems)
+
+
+def test_acquisition_rows_are_shared_and_the_first_axis_follows_fsl() -> None:
+    volumes = [
+        {"phase_encoding_direction": d, "total_readout_time_s": t}
+        for d, t in (("i", 0.05), ("j-", 0.05), ("i", 0.05), ("i", 0.04))
+    ]
+    rows, index = acquisition(volumes, np.diag([2.0, 2, 2, 1]))
+    assert rows == [[-1, 0, 0, 0.05], [0, -1, 0, 0.05], [-1, 0, 0, 0.04]] and index == [1, 2, 1, 3]
+    assert acquisition(volumes, np.diag([-2.0, 2, 2, 1]))[0][0] == [1, 0, 0, 0.05]
+
+
+def test_fsl_that_is_not_there_is_said_at_plan_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("FSLDIR", raising=False)
+    with pytest.raises(ToolError, match="TOOL_MISSING"):
+        eddy._fsl_tools(eddy.Config(method="fsl"))
