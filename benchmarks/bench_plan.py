@@ -35,7 +35,7 @@ _PLAN = (
     "sum(not session.errors for session in make_plan(root, settings).sessions)",
 )
 _OURS = (
-    "from somite.index import read_dataset, visits\n"
+    "from somite.dataset.index import read_dataset, visits\n"
     "both = [read_dataset(root), read_dataset(root / 'derivatives/labels')]",
     "sum(len(v.files) for d in both for p in d.participants for v in visits(d, p))",
 )

@@ -23,10 +23,15 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_drafts_of_a_killed_run_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".0123456789ab.part.nii.gz").touch()
-    (tmp_path / "sub-01_dwi.nii.gz").touch()
-    remove_drafts(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["sub-01_dwi.nii.gz"]
+    path = tmp_path / "sub-01_dir-AP_dwi.nii.gz"
+    with pytest.raises(KeyboardInterrupt), beside(tmp_path / "sub-01_dir-PA_dwi.nii.gz") as other:
+        other.touch()
+        with beside(path) as draft:
+            draft.touch()
+            remove_drafts(path)
+            assert not draft.exists()
+            assert other.exists(), "the draft of another file is somebody else's"
+            raise KeyboardInterrupt
 
 
 def test_a_copy_where_links_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ import skeleton
 from skeleton import build, settings
 
 from somite.bids import stem
-from somite.deep import deep_check
+from somite.dataset.deep import deep_check
 from somite.errors import Problem
 from somite.plan import Plan, Session, make_plan
 

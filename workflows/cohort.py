@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from somite import progress, record, resources
+from somite.dataset.sessions import Session
 from somite.record import Record
-from somite.sessions import Session
 from somite.workflows import group, participant, pool
 from somite.workflows.group import Member
 from somite.workflows.participant import Place

@@ -20,6 +20,7 @@ import os
 
 os.environ["NO_ET"] = "1"  # Pydra asks its maker's server for news otherwise
 
+import logging
 import pickle
 import shutil
 import time
@@ -80,6 +81,9 @@ class Event:
     seconds: float = 0.0
 
 
+_LOG = logging.getLogger("somite")
+
+
 def _ignore(event: Event) -> None:
     """Nobody listens."""
 
@@ -116,6 +120,7 @@ def run_step(step: str, code: str, versions: dict[str, str], config: dict[str, A
         with resources.peak_memory() as peak:
             made = definition(definition.config.model_validate(config), context, **paths)
     except Exception as error:
+        _LOG.exception("step %s failed", step)
         tell(Event(step, "failed", time.perf_counter() - begin))
         raise StepFailed(step, *_problems_of(error, step)) from error
     seconds = time.perf_counter() - begin

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from somite import __version__, bids
 from somite.configs.model import Settings
+from somite.dataset.sessions import Plan, Session
 from somite.derivatives import Derivative
-from somite.sessions import Plan, Session
 from somite.workflows.graph import Node, Use, join
 from somite.workflows.session import Unit
 

@@ -8,6 +8,7 @@ nothing is orphaned (defect 7 of Pydra's pool, which is not used).
 from __future__ import annotations
 
 import ctypes
+import logging
 import multiprocessing
 import os
 import select
@@ -254,6 +255,7 @@ def _work(unit: Unit, threads: int, connection: Connection) -> None:
     with log.open("w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+        logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO, force=True)
         connection.send(
             session.run(
                 unit, listen=lambda event: connection.send(event), on_wait=lambda o: connection.send(o)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -267,35 +266,40 @@ def _sources(traces: Sequence[Trace]) -> dict[str, Product]:
 
 
 def _must_place(unit: Unit, traces: Sequence[Trace], last: Record | None) -> bool:
-    return any(not kept for kept in _kept(unit, _sources(traces), last).values())
+    return len(_kept(unit, _sources(traces), last)) < len(unit.targets)
 
 
-def _kept(unit: Unit, made: Mapping[str, Product], last: Record | None) -> dict[str, Delivered | None]:
-    """Product -> the file of the last run that still serves, or None where it must be placed anew."""
+def _kept(unit: Unit, made: Mapping[str, Product], last: Record | None) -> dict[str, Delivered]:
+    """Product -> the file that the last run placed, where it still serves."""
     before = {item.path: item for item in last.outputs} if last is not None else {}
-    kept: dict[str, Delivered | None] = {}
+    kept = {}
     for product, (target, _) in unit.targets.items():
         item = before.get(target.relative_to(unit.out_dir).as_posix())
-        serves = item is not None and product in made and item.source == made[product].sha256
-        if serves and item is not None:
-            with suppress(OSError):
-                serves = target.stat().st_size == item.size
-            serves = serves and target.is_file()
-            if serves and unit.verify:
-                serves = fingerprint.sha256(target) == item.sha256
-        kept[product] = item if serves else None
+        if item is not None and product in made and _serves(item, target, made[product], unit.verify):
+            kept[product] = item
     return kept
+
+
+def _serves(item: Delivered, target: Path, product: Product, verify: bool) -> bool:
+    """Whether a placed file was made from this product and is whole."""
+    try:
+        whole = target.stat().st_size == item.size
+    except OSError:
+        return False
+    return (
+        whole and item.source == product.sha256 and (not verify or fingerprint.sha256(target) == item.sha256)
+    )
 
 
 def _deliver(unit: Unit, traces: Sequence[Trace], last: Record | None) -> list[Delivered]:
     made = _sources(traces)
     node_of = {product: item.node for item in traces for product in item.outputs}
     kept = _kept(unit, made, last)
-    for folder in {target.parent for target, _ in unit.targets.values()}:
-        remove_drafts(folder)
+    for target, _ in unit.targets.values():
+        remove_drafts(target)
     outputs = []
     for product, (target, derivative) in unit.targets.items():
-        item = kept[product]
+        item = kept.get(product)
         if item is None:
             derivatives.place(made[product].locate(unit.cache_root), target)
             relative = target.relative_to(unit.out_dir).as_posix()
@@ -384,8 +388,3 @@ def _failed(unit: Unit, ran: Mapping[str, Event], error: SomiteError) -> Record:
         steps=steps,
         outputs=last.outputs if last is not None else [],
     )
-
-
-def clear_work(unit: Unit) -> None:
-    """Remove a session's work folder."""
-    shutil.rmtree(unit.folder, ignore_errors=True)

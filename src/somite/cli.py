@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from somite import __version__
-from somite.errors import ConfigError, DatasetError, Problem, SomiteError
+from somite.errors import DatasetError, Problem, SomiteError
 
 # Commands import what they need when they are called: `somite --help` answers at once.
 if TYPE_CHECKING:
@@ -142,16 +142,6 @@ def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001
 def _phantom(options: argparse.Namespace) -> int:
     from somite.phantom.dataset import write_dataset
 
-    if options.out_dir.exists() and any(options.out_dir.iterdir()):
-        raise ConfigError(
-            Problem(
-                "OUT_DIR_NOT_EMPTY",
-                "the folder for the phantom is not empty",
-                where=str(options.out_dir),
-                expected="a new or an empty folder",
-                do="name another folder, or empty this one",
-            )
-        )
     write_dataset(options.out_dir, options.participants, options.seed, options.snr)
     _say(f"phantom cohort of {options.participants} in {options.out_dir}")
     return DONE
@@ -186,6 +176,7 @@ def _run(options: argparse.Namespace) -> int:
     write_dataset_files(
         place.out_dir, place.plan.bids_dir, command=place.command, config=place.settings.to_yaml()
     )
+    _say_problems(place.plan.problems)
     records: list[Record] = []
     if "participant" in options.levels:
         records += cohort.run_participants(place, may_use, stop_on_first_failure=options.stop_on_first_crash)

@@ -63,8 +63,7 @@ def place(source: Path, target: Path) -> Path:
 
 def write_sidecar(image: Path, metadata: Mapping[str, Any]) -> Path:
     """Write the JSON beside an image; returns its path."""
-    name = image.name.removesuffix(".gz").removesuffix(".nii") + ".json"
-    return write_atomically(image.with_name(name), json.dumps(metadata, indent=2) + "\n")
+    return write_atomically(sidecar_of(image), json.dumps(metadata, indent=2) + "\n")
 
 
 def write_dataset_files(out_dir: Path, bids_dir: Path, *, command: str, config: str) -> None:
@@ -113,7 +112,14 @@ def _write_changed(path: Path, text: str) -> None:
         write_atomically(path, text)
 
 
+def sidecar_of(image: Path) -> Path:
+    """The JSON beside an image."""
+    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+
+
 def remove(paths: Iterable[Path]) -> None:
-    """Remove files that an earlier run delivered and this one does not."""
+    """Remove files that an earlier run delivered and this one does not, images with their sidecars."""
     for path in paths:
         path.unlink(missing_ok=True)
+        if path.name.endswith((".nii", ".nii.gz")):
+            sidecar_of(path).unlink(missing_ok=True)

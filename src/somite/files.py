@@ -17,7 +17,7 @@ def beside(path: Path) -> Iterator[Path]:
     Hidden, so that nothing takes it for a result; the folder is made where it is missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".{uuid.uuid4().hex[:12]}.part{''.join(path.suffixes)}"
+    draft = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.part"
     try:
         yield draft
         draft.replace(path)
@@ -33,9 +33,9 @@ def write_atomically(path: Path, text: str) -> Path:
     return path
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove what an interrupted run left of `beside` in a folder."""
-    for draft in folder.glob(".*.part*"):
+def remove_drafts(path: Path) -> None:
+    """Remove what an interrupted run left of `beside(path)`; drafts of other files may be somebody's."""
+    for draft in path.parent.glob(f".{path.name}.*.part"):
         with suppress(FileNotFoundError):
             draft.unlink()
 

@@ -15,19 +15,19 @@ from pathlib import Path
 from somite import bids
 from somite.bids import File
 from somite.configs.model import Settings
-from somite.deep import deep_check
-from somite.deviations import deviations
+from somite.dataset.deep import deep_check
+from somite.dataset.deviations import deviations
+from somite.dataset.grouping import Group, group
+from somite.dataset.index import Dataset, Visit, read_dataset, visits
+from somite.dataset.labelling import find_labels, find_mask, passes
+from somite.dataset.regions import Tables
+from somite.dataset.series import Sidecars, check_joined, read_series
+from somite.dataset.sessions import Deviation, Plan, Series, Session, listing
 from somite.errors import DatasetError, Problem
-from somite.grouping import Group, group
-from somite.index import Dataset, Visit, read_dataset, visits
 from somite.interfaces.load import Config as LoadConfig
 from somite.interfaces.roi import Config as RoiConfig
-from somite.labelling import find_labels, find_mask, passes
-from somite.regions import Tables
 from somite.registry import Fact
 from somite.segments import Segment, expand
-from somite.series import Sidecars, check_joined, read_series
-from somite.sessions import Deviation, Plan, Series, Session, listing
 
 __all__ = ["Deviation", "Plan", "Series", "Session", "deep_check", "make_plan"]
 

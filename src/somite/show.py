@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from somite import record
+from somite.dataset.sessions import Session
 from somite.errors import Problem
 from somite.record import Record
-from somite.sessions import Session
 from somite.workflows import participant, session
 from somite.workflows.group import Member, summary
 from somite.workflows.participant import Place
@@ -33,6 +33,7 @@ def plan(place: Place) -> Iterator[str]:
     """What would run in each session and why, what is wrong, and how the protocol varies over the cohort."""
     units = participant.units(place)
     yield from problems(place.plan.problems)
+    yield from (f"left out: {fact.name}: {fact.reason}" for fact in place.plan.left_out)
     counted = {"run": 0, "cached": 0}
     for item in place.plan.sessions:
         yield f"{item.label}  ({grouping(item)})"

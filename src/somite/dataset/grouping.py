@@ -14,9 +14,9 @@ import nibabel as nib
 import numpy as np
 
 from somite.bids import Name, stem
+from somite.dataset.sessions import Series
 from somite.errors import Problem
 from somite.registry import Fact
-from somite.sessions import Series
 
 Combine = Literal["none", "same_pe", "all_pe"]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from somite.grouping import given_direction
-from somite.sessions import Deviation, Series, Session
+from somite.dataset.grouping import given_direction
+from somite.dataset.sessions import Deviation, Series, Session
 
 UNKNOWN = "not known"
 

@@ -16,14 +16,14 @@ import nibabel as nib
 import numpy as np
 
 from somite.bids import File, inherited, stem
+from somite.dataset.index import unreadable
+from somite.dataset.sessions import Series, Shell
 from somite.errors import DatasetError, Problem
 from somite.gradient_check import Series as GradientFiles
 from somite.gradient_check import check_group, count_directions, read_table
 from somite.images import Grid, grid_of, open_image
-from somite.index import unreadable
 from somite.interfaces.load import change_to_first, read_sidecar
 from somite.interfaces.roi import shells as shells_of
-from somite.sessions import Series, Shell
 from somite.voxel_check import check_gzip, check_shape
 
 METADATA = (

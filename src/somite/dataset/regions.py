@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from somite.dataset.series import check_access
+from somite.dataset.sessions import listing
 from somite.errors import DatasetError, Problem
 from somite.segments import Label, Segment, by_segment, read_label_table
-from somite.series import check_access
-from somite.sessions import listing
 
 
 @dataclass

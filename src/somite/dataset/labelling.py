@@ -12,17 +12,17 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from somite.bids import IMAGE_EXTENSIONS, File, Name, comparable, inherited, stem
+from somite.dataset.grouping import duplicate_name
+from somite.dataset.index import Visit
+from somite.dataset.regions import Tables, check_regions
+from somite.dataset.series import check_access, read_header
+from somite.dataset.sessions import Series, listing
 from somite.errors import DatasetError, Problem
-from somite.grouping import duplicate_name
 from somite.images import Grid
-from somite.index import Visit
 from somite.interfaces.transfer import read_transform
 from somite.orientation import describe_grid, storage_change
-from somite.regions import Tables, check_regions
 from somite.registry import Fact
 from somite.segments import Segment
-from somite.series import check_access, read_header
-from somite.sessions import Series, listing
 
 # What these entities say is about the derived image itself; all others name the scan that it was made from.
 _OWN = ("sub", "ses", "space", "res", "den", "label", "seg", "atlas", "scale", "desc", "hemi")

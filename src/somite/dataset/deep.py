@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from somite.dataset.regions import check_regions
+from somite.dataset.series import check_access
+from somite.dataset.sessions import Plan, Session, listing
 from somite.errors import DatasetError, Problem
 from somite.images import read_labels
-from somite.regions import check_regions
 from somite.segments import Segment, read_label_table
-from somite.series import check_access
-from somite.sessions import Plan, Session, listing
 from somite.voxel_check import check_voxels
 
 
