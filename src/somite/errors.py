@@ -48,6 +48,15 @@ class Problem:
         return "\n".join(lines)
 
 
+def in_one_line(problems: Iterable[Problem]) -> str:
+    """Problems for a cell of a table: code, what, where and what was found."""
+    texts = (
+        f"{p.code}: {p.what}" + (f" ({p.where})" if p.where else "") + (f": {p.found}" if p.found else "")
+        for p in problems
+    )
+    return "; ".join(texts).replace("\n", " | ").replace("\t", " ")
+
+
 class SomiteError(Exception):
     """Every error that Somite raises on purpose. `problems` is never empty."""
 

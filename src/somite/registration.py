@@ -28,7 +28,7 @@ B = TypeVar("B")
 
 _EDGE_VOXELS = 0.05  # this far beyond the outermost voxel centres a sample still counts as inside
 _PRIOR_MM = 5.0  # standard deviation of the motion expected
-_ALIKE = 50.0  # voxels whose residuals go together, as those of contrast do: they count as one observation
+_ALIKE = 500.0  # voxels whose residuals go together, as those of contrast do: they count as one observation
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
@@ -97,7 +97,9 @@ def small_motion(parameters: Float, region: Region) -> Float:
 
 def small_parameters(transform: Float, region: Region) -> Float:
     """The free parameters (k,), in mm, of a transform: the inverse of `small_motion`."""
-    turn = Rotation.from_matrix(transform[:3, :3]).as_rotvec() @ region.axes * region.radius
+    # In the axes themselves, as `small_motion` has it: where they are mirrored, a world vector would be too.
+    along = region.axes.T @ transform[:3, :3] @ region.axes
+    turn = Rotation.from_matrix(along).as_rotvec() * region.radius
     shift = (transform[:3, :3] @ region.centre + transform[:3, 3] - region.centre) @ region.axes
     return np.asarray(np.concatenate([turn, shift])[region.free])
 
