@@ -93,7 +93,7 @@ DAMAGE: dict[str, tuple[Callable[[Scan], object], str, str]] = {
     "notunit": (lambda s: s.edit_text(".bvec", scaled(0.5)), "BVEC_NOT_UNIT", "0.5"),
     "units": (lambda s: s.edit_text(".bval", scaled(1e6)), "BVAL_UNITS", "s/m2"),
     "wrapped": (lambda s: s.edit_text(".bval", scaled(-1)), "BVAL_WRAPPED", "-800"),
-    "nob0": (no_b0, "NO_B0", "b=0"),
+    "nob0": (no_b0, "NO_B0", "without diffusion weighting"),
     "few": (few_directions, "FEW_DIRECTIONS", "3"),
     "nan": (lambda s: s.edit_image(volume(7, np.nan)), "NONFINITE_VOLUME", "7"),
     "empty": (lambda s: s.edit_image(volume(9, 0)), "EMPTY_VOLUME", "9"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from somite import record
 from somite.derivatives import Derivative
-from somite.errors import Problem
+from somite.errors import Problem, in_one_line
 from somite.files import write_atomically
 from somite.record import Record
 from somite.workflows import participant
@@ -100,7 +100,7 @@ def members(place: Place) -> list[Member]:
 
 def _judge(last: Record | None, unit: Unit | None, errors: Sequence[Problem]) -> tuple[str, str]:
     if unit is None:
-        return "failed", "; ".join(f"{p.code}: {p.what} ({p.where})" for p in errors).replace("\t", " ")
+        return "failed", in_one_line(errors)
     if last is None:
         return "not run", "the participant level has not run for this session"
     if last.verdict == "failed":

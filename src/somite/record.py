@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from somite.errors import Problem
+from somite.errors import Problem, in_one_line
 from somite.files import write_atomically
 from somite.registry import Fact
 
@@ -89,16 +89,7 @@ class Record:
     @property
     def reason(self) -> str:
         """Why it failed, in one line."""
-        return (
-            "; ".join(
-                f"{p.code}: {p.what}"
-                + (f" ({p.where})" if p.where else "")
-                + (f": {p.found}" if p.found else "")
-                for p in self.problems
-            )
-            .replace("\n", " | ")
-            .replace("\t", " ")
-        )
+        return in_one_line(self.problems)
 
 
 def path_of(out_dir: Path, label: str) -> Path:
