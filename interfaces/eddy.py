@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from somite.body import body_mask, read_mask
+from somite.errors import Problem
 from somite.fsl_eddy import EddyOptions, run_fsl_eddy
 from somite.gradient_check import B0_MAX
 from somite.gradients import Gradients, read_fsl, write_fsl
@@ -33,6 +34,10 @@ MOTION_COLUMNS = (
 )
 
 
+LARGE_MM, LARGE_DEG = 12.0, 12.0
+"""Mean displacement and rotation of a volume beyond which the registration is doubted."""
+
+
 class Config(StepConfig):
     """Options of `eddy`."""
 
@@ -41,7 +46,7 @@ class Config(StepConfig):
         description="none: volumes as they are. rigid: each volume moved onto the first b=0 volume, for any "
         "part of the body; no eddy currents. fsl: FSL eddy, motion and eddy currents",
     )
-    b0_max_s_mm2: float = Field(
+    b0_max_s_per_mm2: float = Field(
         B0_MAX, ge=0, le=200, description="Volumes up to this b-value count as b=0, s/mm2"
     )
     fsl_repol: bool = Field(True, description="fsl: replace slices that are outliers by their prediction")
@@ -154,13 +159,13 @@ def run(
     gradients = read_fsl(bval, bvec, grid.affine)
     table = np.zeros((data.shape[3], 7))
     if config.method == "rigid":
-        is_b0 = gradients.is_b0(config.b0_max_s_mm2)
+        is_b0 = gradients.is_b0(config.b0_max_s_per_mm2)
         mask = _region_mask(data, grid, is_b0, mask_given, context)
         data, gradients, _, table = correct_rigid(
-            data, gradients, mask, grid, config.b0_max_s_mm2, context.threads
+            data, gradients, mask, grid, config.b0_max_s_per_mm2, context.threads
         )
     elif config.method == "fsl":
-        mask = _region_mask(data, grid, gradients.is_b0(config.b0_max_s_mm2), mask_given, context)
+        mask = _region_mask(data, grid, gradients.is_b0(config.b0_max_s_per_mm2), mask_given, context)
         options = EddyOptions(config.fsl_repol, config.fsl_slm, config.fsl_is_shelled)
         volumes: Sequence[Mapping[str, Any]] = json.loads(scan.read_text())["volumes"]
         data, gradients, table = run_fsl_eddy(dwi, gradients, volumes, mask, grid, options, context)
@@ -175,4 +180,19 @@ def run(
 def _tell_motion(table: Float, context: Context) -> None:
     context.numbers["motion_mean_displacement_mm"] = float(table[:, 6].mean())
     context.numbers["motion_max_displacement_mm"] = float(table[:, 6].max())
-    context.numbers["motion_max_rotation_deg"] = float(np.linalg.norm(table[:, 3:6], axis=1).max())
+    turns = np.linalg.norm(table[:, 3:6], axis=1)
+    context.numbers["motion_max_rotation_deg"] = float(turns.max())
+    far = np.flatnonzero((table[:, 6] > LARGE_MM) | (turns > LARGE_DEG))
+    if len(far):
+        context.warn(
+            Problem(
+                "MOTION_LARGE",
+                "motion was found that is larger than bodies in a scanner make: the registration may have failed",
+                where=f"volumes {', '.join(map(str, far[:20]))}",
+                found=f"up to {table[:, 6].max():.1f} mm and {turns.max():.1f} degrees",
+                expected=f"at most {LARGE_MM:g} mm and {LARGE_DEG:g} degrees",
+                do="look at these volumes of the corrected series; where the field of view is too small "
+                "to tell motion by, choose eddy.method: none",
+                severity="warning",
+            )
+        )

@@ -27,7 +27,7 @@ T = TypeVar("T")
 class Config(StepConfig):
     """Options of `load`."""
 
-    b0_max_s_mm2: float = Field(
+    b0_max_s_per_mm2: float = Field(
         B0_MAX, ge=0, le=200, description="Volumes up to this b-value count as b=0, s/mm2"
     )
 
@@ -207,7 +207,7 @@ def run(
     n_volumes = [int(image.shape[3]) for image in images]
     group = [Series(b, v, n) for b, v, n in zip(bval, bvec, n_volumes, strict=True)]
     grids = [grid_of(image) for image in images]
-    problems = list(check_group(group, config.b0_max_s_mm2))
+    problems = list(check_group(group, config.b0_max_s_per_mm2))
     changes = _gathering(problems, change_to_first, dwi, grids)
     sidecars = [_gathering(problems, read_sidecar, path) for path in sidecar]
     _raise_any(problems)
@@ -259,7 +259,7 @@ def _join_voxels(
 
 def _tell_normalised(bval: Path, bvec: Path, config: Config, context: Context) -> None:
     bvals, directions = read_table(bval, bvec)
-    off = not_quite_unit(bvals, directions, config.b0_max_s_mm2)
+    off = not_quite_unit(bvals, directions, config.b0_max_s_per_mm2)
     if len(off):
         norms = np.linalg.norm(directions[off], axis=1)
         context.infer(

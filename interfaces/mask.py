@@ -27,7 +27,7 @@ class Config(StepConfig):
         "holes filled; for any part of the body. median_otsu: DIPY's, for brains. bet: FSL's, for brains. "
         "given: no mask is made, and to give none is an error",
     )
-    b0_max_s_mm2: float = Field(
+    b0_max_s_per_mm2: float = Field(
         B0_MAX, ge=0, le=200, description="Volumes up to this b-value count as b=0, s/mm2"
     )
     median_radius_voxels: int = Field(2, ge=1, le=10, description="median_otsu: radius of the median filter")
@@ -82,7 +82,7 @@ def _bet_mask(
 
 def _made_mask(dwi: Path, bval: Path, config: Config, context: Context) -> tuple[NDArray[np.bool_], Grid]:
     data, grid = read_float(dwi)
-    is_b0 = np.loadtxt(bval, ndmin=1).ravel() <= config.b0_max_s_mm2
+    is_b0 = np.loadtxt(bval, ndmin=1).ravel() <= config.b0_max_s_per_mm2
     mean_b0 = data[..., is_b0].mean(3)
     if config.method == "bet":
         return _bet_mask(mean_b0, grid, config, context), grid

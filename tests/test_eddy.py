@@ -499,3 +499,13 @@ def test_fsl_that_is_not_there_is_said_at_plan_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("FSLDIR", raising=False)
     with pytest.raises(ToolError, match="TOOL_MISSING"):
         eddy._fsl_tools(eddy.Config(method="fsl"))
+
+
+@pytest.mark.parametrize(("rotation_deg", "warned"), [(5.0, False), (33.0, True)])
+def test_motion_that_no_body_makes_is_doubted(rotation_deg: float, warned: bool, tmp_path: Path) -> None:
+    context = Context(tmp_path)
+    table = np.zeros((3, 7))
+    table[2, 4] = rotation_deg
+    eddy._tell_motion(table, context)
+    assert [problem.code for problem in context.warnings] == ["MOTION_LARGE"] * warned
+    assert context.numbers["motion_max_rotation_deg"] == rotation_deg

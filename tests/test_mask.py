@@ -29,7 +29,7 @@ def two_legs(noise: float = 20.0) -> tuple[np.ndarray, np.ndarray]:
     one, two = np.hypot(x - 8, y - 12), np.hypot(x - 22, y - 22)
     truth = ((one < 7) | (two < 5)) & (z >= 0)
     image = np.where(truth, 600.0, 0.0)
-    image[one < 2] = 0
+    image[one < 4] = 0
     image[(two < 2) & (z > 3)] = 6000
     rng = np.random.default_rng(0)
     noisy = np.hypot(image + rng.normal(0, noise, SHAPE), rng.normal(0, noise, SHAPE))

@@ -141,7 +141,7 @@ def _study(dataset: Dataset, settings: Settings) -> tuple[_Study, list[Problem]]
         labels if transforms is None else side_dataset(dataset.root / transforms, "transforms"),
         side_dataset(settings.masks.path(dataset.root), "masks"),
         None if roi.segments == "all" else expand(roi.segments),
-        load.b0_max_s_mm2,
+        load.b0_max_s_per_mm2,
         getattr(settings.step("mask"), "method", "") == "given",
     )
     return study, problems
