@@ -187,7 +187,7 @@ def _tell_motion(table: Float, context: Context) -> None:
         context.warn(
             Problem(
                 "MOTION_LARGE",
-                "motion was found that is larger than bodies in a scanner make: the registration may have failed",
+                "the motion found is larger than bodies in a scanner make: the registration may have failed",
                 where=f"volumes {', '.join(map(str, far[:20]))}",
                 found=f"up to {table[:, 6].max():.1f} mm and {turns.max():.1f} degrees",
                 expected=f"at most {LARGE_MM:g} mm and {LARGE_DEG:g} degrees",
