@@ -12,7 +12,7 @@ def start(work_dir: Path) -> None:
     """Start the server, which loads every step with its libraries while this process reads the dataset.
 
     Args:
-        work_dir: numba keeps compiled code here: where Somite is installed may be read-only.
+        work_dir: a step that numba compiles keeps its code here: where Somite lies may be read-only.
     """
     os.environ["NUMBA_CACHE_DIR"] = str(work_dir / "numba")
     # Steps place their threads themselves.
