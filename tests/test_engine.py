@@ -449,3 +449,36 @@ def test_a_derivative_of_a_product_that_is_not_made_is_a_mistake(toy: Toy) -> No
     with pytest.raises(GraphError, match=r"did you mean scaled\?") as error:
         join((Use("scale", deliver={"scaledd": Derivative("x")}),), ("number",), toy.config)
     assert codes(error) == {"DELIVER_UNKNOWN"}
+
+
+def test_a_kill_while_results_are_placed_leaves_no_word_for_what_was_replaced(
+    toy: Toy, number: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same size, other contents: a file is trusted by its size and the record, so the record goes first."""
+    toy.ran(number)
+    toy.settings["shift"] = {"by": 2.0}
+
+    def killed(source: Path, target: Path) -> Path:
+        derivatives_place(source, target)
+        raise KeyboardInterrupt
+
+    derivatives_place = session.derivatives.place
+    monkeypatch.setattr(session.derivatives, "place", killed)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(number)
+    monkeypatch.undo()
+    last = record.read(record.path_of(toy.root / "out", "sub-01"))
+    assert last is not None
+    assert (last.verdict, last.problems[0].code) == ("failed", "DELIVERY_INTERRUPTED")
+    toy.settings.clear()
+    monkeypatch.syspath_prepend(str(toy.root))
+    assert toy.ran(number) == []
+    assert toy.result == "3 7.0 positive"
+
+
+def test_the_plan_of_an_emptied_cache_says_that_everything_runs(toy: Toy, number: Path) -> None:
+    toy.ran(number, keep="final")
+    assert [item.state for item in session.look(toy.unit(number))] == ["cached"] * 3
+    toy.settings["shift"] = {"by": 5.0}
+    assert "cached" not in {item.state for item in session.look(toy.unit(number))}
+    assert toy.ran(number, keep="final") == ALL

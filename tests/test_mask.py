@@ -15,6 +15,7 @@ from somite.body import body_mask, otsu_threshold
 from somite.errors import DatasetError, ToolError
 from somite.images import Grid
 from somite.interfaces import mask
+from somite.phantom.lumbar import lumbar_grid, make_lumbar
 from somite.registry import Context
 
 SHAPE = (30, 34, 9)
@@ -199,3 +200,15 @@ def test_bet_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("FSLDIR", raising=False)
     with pytest.raises(ToolError, match="TOOL_MISSING"):
         mask._tools(mask.Config(method="bet"))
+
+
+@pytest.mark.parametrize("snr", [10.0, 25.0, np.inf])
+def test_muscle_far_darker_than_fluid_is_body(snr: float) -> None:
+    """At a long echo time CSF is fifteen times brighter than muscle: no labels are there to mend the mask."""
+    phantom = make_lumbar(1, snr, grid=lumbar_grid(3.0))
+    made = body_mask(phantom.dwi[..., phantom.gradients.is_b0()].mean(3))
+    for label in phantom.label_table:
+        here = phantom.labels == label.index
+        if label.segment.region != "partial_volume" and here.any():
+            assert made[here].mean() > 0.95, label.name
+    assert made.mean() < 0.8

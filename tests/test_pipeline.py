@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -346,3 +347,85 @@ def test_nothing_identifying_and_no_machine_path_is_written(finished: Cohort) ->
         if path.relative_to(finished.out).parts[0] not in (".work", "logs"):
             named = home in path.read_bytes()
             assert not named or path.name == "dataset_description.json", path
+
+
+def test_the_group_level_sees_that_an_input_changed_since(cohort: Cohort) -> None:
+    bvec = cohort.bids / "sub-03" / "dwi" / "sub-03_dwi.bvec"
+    np.savetxt(bvec, -np.loadtxt(bvec), fmt="%.6f")
+    done = cohort.run("group")
+    assert done.code == 1
+    status = cohort.table("status").set_index("participant_id")
+    assert list(status["verdict"]) == ["done", "done", "outdated", "done"]
+    assert "sub-03_dwi.bvec changed since" in status.loc["sub-03", "reason"]
+    assert "sub-03" not in set(cohort.table()["participant_id"])
+
+
+def test_the_group_level_leaves_a_table_alone_when_nobody_is_done(cohort: Cohort) -> None:
+    before = (cohort.out / "group" / "segments.tsv").read_bytes()
+    cohort.set(FAST + "tensor: {method: ols}\n")
+    done = cohort.run("group")
+    assert done.code == 2
+    assert "NOBODY_DONE" in done.err
+    assert (cohort.out / "group" / "segments.tsv").read_bytes() == before
+
+
+def test_the_input_or_another_dataset_is_never_written_into(cohort: Cohort, tmp_path: Path) -> None:
+    description = cohort.bids / "dataset_description.json"
+    before = description.read_bytes()
+    done = call([*SOMITE, "run", str(cohort.bids), str(cohort.bids), "participant", "-c", str(cohort.config)])
+    assert done.code == 2
+    assert "OUT_IS_A_DATASET" in done.err
+    assert description.read_bytes() == before
+    assert not (cohort.bids / ".work").exists()
+
+
+def test_a_folder_called_somite_in_the_way_does_no_harm(cohort: Cohort, tmp_path: Path) -> None:
+    (tmp_path / "stand" / "somite").mkdir(parents=True)
+    script = Path(sys.executable).parent / "somite"
+    command = [str(script), *cohort.command("participant")[len(SOMITE) :]]
+    done = subprocess.run(command, cwd=tmp_path / "stand", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_reader_that_goes_away_does_not_end_the_run(pristine: Cohort, tmp_path: Path) -> None:
+    cohort = pristine.copy(tmp_path)
+    command = " ".join(cohort.command("participant"))
+    subprocess.run(f"{command} | head -n 1", shell=True, check=True, capture_output=True)
+    again = cohort.run("participant")
+    assert again.steps == (0, 4 * STEPS, 0)
+
+
+def test_an_input_that_is_a_link_to_a_file_of_another_name(pristine: Cohort, tmp_path: Path) -> None:
+    """As in annexed datasets: the target has no extension."""
+    cohort = pristine.copy(tmp_path)
+    for number, path in enumerate(sorted((cohort.bids / "sub-01" / "dwi").iterdir())):
+        target = tmp_path / "annex" / f"SHA256-{number}"
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+        path.symlink_to(target)
+    done = cohort.run("participant", options=("--participant-label", "01"))
+    assert done.code == 0, done.out + done.err
+
+
+def test_an_output_that_cannot_be_written_is_a_mistake_in_words(cohort: Cohort, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = call(
+        [*SOMITE, "run", str(cohort.bids), str(tmp_path / "file"), "participant", "-c", str(cohort.config)]
+    )
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "FILE_ERROR" in done.err
+
+
+def test_status_names_the_sessions_that_an_interrupted_run_did_not_finish(
+    pristine: Cohort, tmp_path: Path
+) -> None:
+    cohort = pristine.copy(tmp_path)
+    process = start(cohort)
+    wait_for_a_step(process)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=5)
+    status = call([*SOMITE, "status", str(cohort.out)])
+    assert status.code == 1
+    assert "not finished" in status.out
+    assert "sub-04" in status.out

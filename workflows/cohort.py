@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from somite import progress, record, resources
 from somite.dataset.sessions import Session
+from somite.errors import DatasetError, Problem
 from somite.record import Record
 from somite.workflows import group, participant, pool
 from somite.workflows.group import Member
@@ -30,6 +31,7 @@ def run_participants(place: Place, may_use: Limits, *, stop_on_first_failure: bo
     if stopped and stop_on_first_failure:
         return stopped
     units = list(participant.units(place).values())
+    record.write_roll(place.out_dir, {unit.label: unit.recipe for unit in units})
     with pool.interruptible(), progress.view(len(units)) as tell:
         ran = pool.run(units, may_use, tell, stop_on_first_failure=stop_on_first_failure)
     return stopped + ran
@@ -38,8 +40,7 @@ def run_participants(place: Place, may_use: Limits, *, stop_on_first_failure: bo
 def _stopped(session: Session, place: Place) -> Record:
     """The record of a session that its plan stops: nothing else is written for it."""
     identity = participant.identity_of(session, place.settings)
-    last = record.read(record.path_of(place.out_dir, session.label))
-    return Record(
+    result = Record(
         label=session.label,
         participant_id=identity["participant_id"],
         session_id=identity["session_id"],
@@ -49,10 +50,10 @@ def _stopped(session: Session, place: Place) -> Record:
         failed_step="plan",
         warnings=list(session.warnings),
         facts=list(session.facts),
-        outputs=last.outputs if last is not None else [],
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=place.command,
     )
+    return record.not_reached(result, place.out_dir)
 
 
 def run_group(place: Place, may_use: Limits) -> tuple[list[Member], Record]:
@@ -60,9 +61,21 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], Record]:
 
     Raises:
         GraphError, ToolError: as `graph.join`, before anything runs.
+        DatasetError: `NOBODY_DONE`.
     """
     cohort = group.members(place)
     group.write_status(place.out_dir, cohort)
+    if not any(member.verdict == "done" for member in cohort):
+        raise DatasetError(
+            Problem(
+                "NOBODY_DONE",
+                "no session is done, so there is no table to make; tables of an earlier run are left alone",
+                where=str(place.out_dir),
+                found=group.summary(cohort),
+                expected="at least one session that is done with this configuration",
+                do="run the participant level first; group/status.tsv says how each session stands",
+            )
+        )
     with pool.interruptible(), progress.view(1) as tell:
         (table,) = pool.run([group.unit(place, cohort)], may_use, tell)
     return cohort, table

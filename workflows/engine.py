@@ -21,11 +21,11 @@ import os
 os.environ["NO_ET"] = "1"  # Pydra asks its maker's server for news otherwise
 
 import logging
-import pickle
 import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -39,8 +39,8 @@ from pydra.engine.result import load_result
 from pydra.engine.submitter import Submitter
 
 from somite import fingerprint, resources
-from somite.errors import Problem, SomiteError
-from somite.registry import Context, discover
+from somite.errors import Problem, SomiteError, ToolError
+from somite.registry import Context, Step, discover
 from somite.workflows.graph import Node, step_named
 
 
@@ -254,7 +254,7 @@ def _load(cache_root: Path, folder: str) -> Any:
         return None
     try:
         result = load_result(folder, [cache_root], retries=1, polling_interval=0)
-    except (OSError, EOFError, AttributeError, ImportError, ValueError, TypeError, pickle.PickleError):
+    except Exception:  # a damaged pickle can raise anything; what cannot be read is not there
         return None
     return None if result is None or result.errored else result.outputs
 
@@ -334,14 +334,28 @@ def as_pydra(name: str) -> Any:
             kind, extra["allowed_values"] = str, list(get_args(info.annotation))
         fields[option] = python.arg(name=option, type=kind, help=info.description or "", **extra)
     fields["step"] = python.arg(name="step", type=str, default=name, help="name of the step")
-    code = fingerprint.code(step.run.__module__)
-    fields["code"] = python.arg(name="code", type=str, default=code, help="digest of the step's code")
+    module = step.run.__module__
+    for key, value, text in (
+        ("code", fingerprint.code(module), "digest of the step's code"),
+        ("versions", fingerprint.libraries(module) | _tools_there(step), "versions of libraries and tools"),
+    ):
+        fields[key] = python.arg(name=key, type=type(value), default=value, help=text)
     outputs = {made: python.out(name=made, type=File, help=text) for made, text in step.makes.items()}
     return python.define(_run_alone, inputs=fields, outputs=outputs, name=name.title().replace("_", ""))
 
 
-def _run_alone(step: str, code: str, **values: Any) -> Any:
-    del code  # here to be hashed
+def _tools_there(step: Step) -> dict[str, str]:
+    """Versions of the tools that are installed, of all that a method of the step would call."""
+    found: dict[str, str] = {}
+    methods = step.config.model_fields.get("method")
+    for method in get_args(methods.annotation) if methods is not None else ():
+        with suppress(ToolError):
+            found |= step.tools(step.config.model_construct(**{"method": method}))
+    return found
+
+
+def _run_alone(step: str, code: str, versions: dict[str, str], **values: Any) -> Any:
+    del code, versions  # here to be hashed
     definition = discover()[step]
     needs = {need.name: values.pop(need.name) for need in definition.needs}
     paths = {

@@ -12,7 +12,7 @@ from somite.derivatives import Derivative
 from somite.errors import Problem, in_one_line
 from somite.files import write_atomically
 from somite.record import Record
-from somite.workflows import participant
+from somite.workflows import participant, session
 from somite.workflows.graph import Use, join
 from somite.workflows.participant import Place
 from somite.workflows.session import Unit
@@ -53,7 +53,7 @@ class Member:
     session_id: str
     run: str
     verdict: str
-    """`done`, `failed`, `not run`, or `outdated`: made with other options than the configuration's."""
+    """`done`, `failed`, `not run`, or `outdated`: options, code, versions or inputs are others now."""
     reason: str
     last: Record | None
 
@@ -80,13 +80,13 @@ def members(place: Place) -> list[Member]:
     """Every session of the plan, with its last record."""
     units = participant.units(place)
     found = []
-    for session in place.plan.sessions:
-        last = record.read(record.path_of(place.out_dir, session.label))
-        identity = participant.identity_of(session, place.settings)
-        verdict, reason = _judge(last, units.get(session.label), session.errors)
+    for item in place.plan.sessions:
+        last = record.read(record.path_of(place.out_dir, item.label))
+        identity = participant.identity_of(item, place.settings)
+        verdict, reason = _judge(last, units.get(item.label), item.errors)
         found.append(
             Member(
-                session.label,
+                item.label,
                 identity["participant_id"],
                 identity["session_id"],
                 identity["run"],
@@ -105,12 +105,23 @@ def _judge(last: Record | None, unit: Unit | None, errors: Sequence[Problem]) ->
         return "not run", "the participant level has not run for this session"
     if last.verdict == "failed":
         return "failed", last.reason
-    if last.recipe != unit.recipe:
-        return (
-            "outdated",
-            "made with other options than this configuration's: run the participant level again",
-        )
+    if changed := _changed(last, unit):
+        return "outdated", f"{changed}: run the participant level again"
     return "done", ""
+
+
+def _changed(last: Record, unit: Unit) -> str:
+    """What has changed since a session was done, or an empty string."""
+    if last.recipe != unit.recipe:
+        return "made with other options than this configuration's"
+    made = {step.step: (step.code, step.versions) for step in last.steps}
+    if other := [node.step for node in unit.nodes if made.get(node.step) != (node.code, node.versions)]:
+        return f"made with other code or versions of {', '.join(other)}"
+    now = session.input_sums(unit)
+    if edited := [name for name, digest in now.items() if last.inputs.get(name) != digest]:
+        return f"{', '.join(edited)} changed since"
+    gone = [item.path for item in last.outputs if not (unit.out_dir / item.path).is_file()]
+    return f"{', '.join(gone)} is no longer there" if gone else ""
 
 
 def unit(place: Place, cohort: Sequence[Member]) -> Unit:

@@ -77,7 +77,9 @@ STEPS = (
             "rd": tensor_map("rd", "Radial diffusivity: the mean of the two smaller eigenvalues", MM2_PER_S),
             "s0": tensor_map("s0", "Fitted signal at b=0"),
             "tensor": tensor_map("tensor", "Dxx Dxy Dyy Dxz Dyz Dzz in world RAS+ axes", MM2_PER_S),
-            "eigenvectors": tensor_map("evecs", "x, y, z of the first, second and third eigenvector"),
+            "eigenvectors": tensor_map(
+                "evecs", "x, y, z of the first, second and third eigenvector", "unitless"
+            ),
             "residual": tensor_map("residual", "Root mean square of the fit's residual over S0", "unitless"),
             "nonpositive": tensor_map("nonpositive", "1 where an eigenvalue is not positive", "unitless"),
         },

@@ -265,41 +265,42 @@ def _work(unit: Unit, threads: int, connection: Connection) -> None:
 
 
 def _killed(unit: Unit, exit_code: int | None) -> Record:
-    found = f"exit status {exit_code}"
+    found, do = f"exit status {exit_code}", "read its log, then run again"
     with suppress(ValueError):
-        found = f"ended by {signal.Signals(256 - (exit_code or 0)).name}"  # the guard passes -N on as 256 - N
-    result = session.blank_record(
+        number = signal.Signals(256 - (exit_code or 0))  # the guard passes -N on as 256 - N
+        found = f"ended by {number.name}"
+        if number == signal.SIGKILL:
+            do = "out of memory is the usual cause: give more memory or fewer cores, then run again"
+    return _without_steps(
         unit,
-        "failed",
-        [
-            Problem(
-                "SESSION_KILLED",
-                "the process of this session ended before its record was written",
-                where=str(unit.out_dir / "logs" / f"{unit.label}.txt"),
-                found=found,
-                do="out of memory is the usual cause: give more memory or fewer cores, then run again",
-            )
-        ],
+        Problem(
+            "SESSION_KILLED",
+            "the process of this session ended before its record was written",
+            where=str(unit.out_dir / "logs" / f"{unit.label}.txt"),
+            found=found,
+            do=do,
+        ),
     )
-    record.write(result, unit.out_dir)
-    return result
 
 
 def _refuse(unit: Unit, limits: Limits) -> Record:
-    result = session.blank_record(
+    return _without_steps(
         unit,
-        "failed",
-        [
-            Problem(
-                "MEMORY",
-                "the session needs more memory than this run may use; it was not started",
-                found=f"{need_gb(unit):.1f} GB needed",
-                expected=f"at most {limits.memory_gb:.1f} GB",
-                do="raise --mem-gb, or run it on a machine with more memory",
-            )
-        ],
+        Problem(
+            "MEMORY",
+            "the session needs more memory than this run may use; it was not started",
+            found=f"{need_gb(unit):.1f} GB needed",
+            expected=f"at most {limits.memory_gb:.1f} GB",
+            do="raise --mem-gb, or run it on a machine with more memory",
+        ),
     )
-    record.write(result, unit.out_dir)
+
+
+def _without_steps(unit: Unit, problem: Problem) -> Record:
+    """The record of a session that cannot write its own."""
+    result = record.not_reached(session.blank_record(unit, "failed", [problem]), unit.out_dir)
+    with suppress(OSError):  # the run goes on with the others, and its last line counts this one
+        record.write(result, unit.out_dir)
     return result
 
 

@@ -19,4 +19,7 @@ def start(work_dir: Path) -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     multiprocessing.get_context("forkserver").set_forkserver_preload(["somite.workflows.preload"])
+    # The folder that the user stands in must not be searched for modules: it may hold one called somite.
+    os.environ["PYTHONSAFEPATH"] = "1"
     forkserver.ensure_running()
+    del os.environ["PYTHONSAFEPATH"]

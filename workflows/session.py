@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from somite import __version__, derivatives, fingerprint, record, resources
 from somite.derivatives import Derivative
-from somite.errors import DatasetError, Problem, SomiteError
+from somite.errors import DatasetError, Problem, SomiteError, file_error
 from somite.files import remove_drafts, write_atomically
 from somite.fingerprint import HashCache
 from somite.lease import Lease, Owner
@@ -93,7 +93,6 @@ def look(unit: Unit) -> list[Trace]:
     hashes = HashCache(unit.folder / "hashes.json", verify=unit.verify)
 
     def product(path: Path) -> Product | Literal["unknown"]:
-        path = path.resolve()
         try:
             known = hashes.peek(path)
             return "unknown" if known is None else Product(known, path.stat().st_size, str(path))
@@ -109,7 +108,17 @@ def look(unit: Unit) -> list[Trace]:
             given[name] = None if paths is None else product(paths)
     for name, text in unit.texts.items():
         given[name] = [_product_of(t) for t in text] if isinstance(text, tuple) else _product_of(text)
-    return engine.trace(unit.nodes, given, unit.cache_root)
+    traces = engine.trace(unit.nodes, given, unit.cache_root)
+    last = record.read(record.path_of(unit.out_dir, unit.label))
+    if all(item.state == "cached" for item in traces) and not _must_place(unit, traces, last):
+        return traces
+    # Something runs, or is placed anew: what was cleared from the cache has to be made again first.
+    return [item if _is_there(item, unit) else Trace(item.node, "run", item.inputs) for item in traces]
+
+
+def _is_there(item: Trace, unit: Unit) -> bool:
+    """Whether the files of a cached result lie in the cache, whole."""
+    return all(product.is_whole(unit.cache_root) for product in item.outputs.values())
 
 
 def _product_of(text: str) -> Product:
@@ -119,7 +128,7 @@ def _product_of(text: str) -> Product:
 
 def why(traces: Sequence[Trace], last: Record | None) -> dict[str, list[str]]:
     """Step -> reasons why it would run, for the steps of `look` that are not cached."""
-    before = last.steps if last is not None else []
+    before = (last.steps or last.before) if last is not None else []
     reasons: dict[str, list[str]] = {}
     for item in traces:
         if item.state == "cached":
@@ -150,39 +159,35 @@ def run(
     Outputs are placed when every step has ended well; then the record is written, last of all.
     """
     begin = time.perf_counter()
-    with Lease(unit.folder / "lease.json", on_wait=on_wait):
-        ran: dict[str, Event] = {}
+    ran: dict[str, Event] = {}
 
-        def note(event: Event) -> None:
-            if event.state != "started":
-                ran[event.step] = event
-            listen(event)
+    def note(event: Event) -> None:
+        if event.state != "started":
+            ran[event.step] = event
+        listen(event)
 
-        try:
-            result = _run_leased(unit, note, ran)
-        except SomiteError as error:
-            result = _failed(unit, ran, error)
-        except OSError as error:
-            result = _failed(unit, ran, _file_error(error))
-        result = replace(result, seconds=round(time.perf_counter() - begin, 3))
-        record.write(result, unit.out_dir)
-    return result
+    def timed(result: Record) -> Record:
+        return replace(result, seconds=round(time.perf_counter() - begin, 3))
 
-
-def _file_error(error: OSError) -> DatasetError:
-    return DatasetError(
-        Problem(
-            "FILE_ERROR",
-            "a file could not be read or written",
-            where=str(error.filename or ""),
-            found=error.strerror or str(error),
-            expected="a file that can be read, and room to write",
-            do="look at the permissions and at the free space of the disk, then run again",
-        )
-    )
+    try:
+        with Lease(unit.folder / "lease.json", on_wait=on_wait) as lease:
+            try:
+                result = timed(_run_leased(unit, note, ran, lease))
+            except SomiteError as error:
+                result = timed(_failed(unit, ran, error))
+            lease.check()
+            record.write(result, unit.out_dir)
+            return result
+    except SomiteError as error:  # the lease was lost: the record is its new owner's
+        return timed(_failed(unit, ran, error))
+    except OSError as error:
+        result = timed(_failed(unit, ran, DatasetError(file_error(error))))
+        with suppress(OSError):
+            record.write(result, unit.out_dir)
+        return result
 
 
-def _run_leased(unit: Unit, note: Callable[[Event], None], ran: Mapping[str, Event]) -> Record:
+def _run_leased(unit: Unit, note: Callable[[Event], None], ran: Mapping[str, Event], lease: Lease) -> Record:
     engine.sweep(unit.cache_root)
     with HashCache(unit.folder / "hashes.json", verify=unit.verify) as hashes:
         given = _given(unit, hashes)
@@ -191,12 +196,13 @@ def _run_leased(unit: Unit, note: Callable[[Event], None], ran: Mapping[str, Eve
     if unit.verify:
         engine.drop(unit.cache_root, [item for item in traces if not _is_sound(item, unit.cache_root)])
         traces = engine.trace(unit.nodes, given, unit.cache_root)
-    stale = [item for item in traces if not all(p.is_whole(unit.cache_root) for p in item.outputs.values())]
+    stale = [item for item in traces if not _is_there(item, unit)]
     if any(item.state != "cached" for item in traces) or (stale and _must_place(unit, traces, last)):
         engine.drop(unit.cache_root, stale)
         engine.execute(unit.nodes, given, unit.cache_root, note)
         traces = engine.trace(unit.nodes, given, unit.cache_root)
     _check_inputs_unchanged(unit)
+    lease.check()
     outputs = _deliver(unit, traces, last)
     if unit.keep == "final":
         _purge(unit, traces)
@@ -205,14 +211,13 @@ def _run_leased(unit: Unit, note: Callable[[Event], None], ran: Mapping[str, Eve
         warnings=[*unit.warnings, *(Problem(**w) for item in traces for w in item.report["warnings"])],
         facts=[*unit.facts, *(Fact(**fact) for item in traces for fact in item.report["facts"])],
         steps=[_step_record(item, "run" if item.node.step in ran else "cached") for item in traces],
-        inputs=_input_sums(unit, given),
+        inputs=input_sums(unit),
         outputs=outputs,
     )
 
 
 def _given(unit: Unit, hashes: HashCache) -> dict[str, Value]:
     def product(path: Path) -> Product:
-        path = path.resolve()
         return Product(hashes.sha256(path), path.stat().st_size, str(path))
 
     given: dict[str, Value] = {}
@@ -246,10 +251,7 @@ def _is_sound(item: Trace, cache_root: Path) -> bool:
 
 def _check_inputs_unchanged(unit: Unit) -> None:
     hashes = HashCache(unit.folder / "hashes.json")
-    paths = [
-        p for value in unit.files.values() for p in (value if isinstance(value, tuple) else [value]) if p
-    ]
-    changed = [path for path in paths if hashes.peek(path.resolve()) is None]
+    changed = [path for path in _files(unit) if hashes.peek(path) is None]
     if changed:
         raise DatasetError(
             Problem(
@@ -297,6 +299,8 @@ def _deliver(unit: Unit, traces: Sequence[Trace], last: Record | None) -> list[D
     kept = _kept(unit, made, last)
     for target, _ in unit.targets.values():
         remove_drafts(target)
+    if last is not None and len(kept) < len(unit.targets):
+        _open_record(unit, last, kept)
     outputs = []
     for product, (target, derivative) in unit.targets.items():
         item = kept.get(product)
@@ -313,11 +317,19 @@ def _deliver(unit: Unit, traces: Sequence[Trace], last: Record | None) -> list[D
     return outputs
 
 
+def _open_record(unit: Unit, last: Record, kept: Mapping[str, Delivered]) -> None:
+    """Unsay the last record's word for the files that are about to be replaced: a kill may come between."""
+    stays = [item for item in last.outputs if item in kept.values()]
+    problem = Problem(
+        "DELIVERY_INTERRUPTED",
+        "the run ended while results were being put in place",
+        do="run again: what is finished is kept",
+    )
+    record.write(replace(last, verdict="failed", problems=[problem], outputs=stays), unit.out_dir)
+
+
 def _sidecar(unit: Unit, node: Node, derivative: Derivative) -> dict[str, Any]:
-    files = [
-        p for value in unit.files.values() for p in (value if isinstance(value, tuple) else (value,)) if p
-    ]
-    sources = [f"bids:raw:{_relative(unit, path)}" for path in files]
+    sources = [f"bids:raw:{_relative(unit, path)}" for path in _files(unit)]
     return {
         **derivative.metadata,
         **({"SpatialReference": sources[0]} if "space" in derivative.entities else {}),
@@ -334,15 +346,16 @@ def _relative(unit: Unit, path: Path) -> str:
     return path.name
 
 
-def _input_sums(unit: Unit, given: Mapping[str, Value]) -> dict[str, str]:
-    sums: dict[str, str] = {}
-    for name, paths in unit.files.items():
-        value = given[name]
-        several = value if isinstance(value, list) else [value]
-        for path, product in zip(paths if isinstance(paths, tuple) else (paths,), several, strict=True):
-            if path is not None and product is not None:
-                sums[_relative(unit, path)] = product.sha256
-    return sums
+def input_sums(unit: Unit) -> dict[str, str]:
+    """Input file, relative to its dataset -> its checksum now; only a file that changed is read."""
+    hashes = HashCache(unit.folder / "hashes.json")
+    return {_relative(unit, path): hashes.sha256(path) for path in _files(unit)}
+
+
+def _files(unit: Unit) -> list[Path]:
+    """The input files."""
+    values = (value if isinstance(value, tuple) else (value,) for value in unit.files.values())
+    return [path for value in values for path in value if path is not None]
 
 
 def _purge(unit: Unit, traces: Sequence[Trace]) -> None:
@@ -374,7 +387,7 @@ def _failed(unit: Unit, ran: Mapping[str, Event], error: SomiteError) -> Record:
     failed = error.step if isinstance(error, StepFailed) else ""
     last = record.read(record.path_of(unit.out_dir, unit.label))
     steps = []
-    for item in look(unit):
+    for item in look(replace(unit, verify=False)):
         event = ran.get(item.node.step)
         state: record.State = "cached" if item.state == "cached" else "not reached"
         if item.node.step == failed:

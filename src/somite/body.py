@@ -13,17 +13,24 @@ from somite.errors import DatasetError, Problem
 from somite.images import Grid, read_float
 from somite.orientation import describe_grid, storage_change
 
+_DARKEST = 0.003
+"""Of the brightest tissue: what is darker counts as equally dark; air without noise shall not weigh."""
+
 
 def body_mask(image: NDArray[np.floating[Any]], smallest: float = 0.1) -> NDArray[np.bool_]:
-    """Voxels above half of Otsu's threshold, in the large pieces of the image (x, y, z), holes filled.
+    """Voxels above the threshold that parts tissue from air, in the large pieces of the image (x, y, z).
 
-    A piece counts as large from `smallest` of the largest one's size: two thighs are two pieces. Holes are
-    filled in 3D and, since a canal of air may run through all slices, within each slice.
+    The threshold is the lower of two: half of Otsu's, and Otsu's of the logarithm. Where fluid is much
+    brighter than muscle, as at long echo times, the first parts fluid from all else. A piece counts as large
+    from `smallest` of the largest one's size: two thighs are two pieces. Holes are filled in 3D and, since a
+    canal of air may run through all slices, within each slice.
     """
     smooth = ndimage.gaussian_filter(
         np.asarray(image, np.float32), [1.0 if n > 2 else 0.0 for n in image.shape]
     )
-    above = smooth > 0.5 * otsu_threshold(smooth)
+    floor = max(_DARKEST * float(np.percentile(smooth, 99)), 1e-30)
+    by_ratio = float(np.exp(otsu_threshold(np.log(np.maximum(smooth, floor)))))
+    above = smooth > min(0.5 * otsu_threshold(smooth), by_ratio)
     pieces, n_pieces = ndimage.label(above)
     if n_pieces == 0:
         return np.zeros(image.shape, bool)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from somite import __version__
-from somite.errors import DatasetError, Problem, SomiteError
+from somite.errors import DatasetError, Problem, SomiteError, file_error
+from somite.stdout import say
 
 # Commands import what they need when they are called: `somite --help` answers at once.
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what is finished is kept; the same command goes on from here\n")
         return INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return DONE
+    except OSError as error:
+        _say_problems([file_error(error)])
+        return MISTAKE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,10 +116,6 @@ def _count(text: str) -> int:
     return value
 
 
-def _say(text: str = "") -> None:
-    sys.stdout.write(text + "\n")
-
-
 def _say_problems(problems: Sequence[Problem]) -> None:
     for problem in problems:
         sys.stderr.write(f"{problem.severity} {problem}\n")
@@ -127,7 +124,7 @@ def _say_problems(problems: Sequence[Problem]) -> None:
 def _init(options: argparse.Namespace) -> int:
     from somite.configs import reader
 
-    sys.stdout.write(reader.shipped_text(options.protocol))
+    say(reader.shipped_text(options.protocol).rstrip())
     return DONE
 
 
@@ -135,7 +132,7 @@ def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001
     from somite.configs.model import json_schema
     from somite.registry import discover
 
-    _say(json.dumps(json_schema(discover()), indent=2))
+    say(json.dumps(json_schema(discover()), indent=2))
     return DONE
 
 
@@ -143,7 +140,7 @@ def _phantom(options: argparse.Namespace) -> int:
     from somite.phantom.dataset import write_dataset
 
     write_dataset(options.out_dir, options.participants, options.seed, options.snr)
-    _say(f"phantom cohort of {options.participants} in {options.out_dir}")
+    say(f"phantom cohort of {options.participants} in {options.out_dir}")
     return DONE
 
 
@@ -157,7 +154,7 @@ def _plan(options: argparse.Namespace) -> int:
     if options.deep:
         place = replace(place, plan=deep_check(place.plan, options.n_procs or resources.cores()))
     for line in show.plan(place):
-        _say(line)
+        say(line)
     wrong = [bool(session.errors) for session in place.plan.sessions]
     return MISTAKE if all(wrong) else SOME_FAILED if any(wrong) else DONE
 
@@ -181,6 +178,8 @@ def _run(options: argparse.Namespace) -> int:
     if "participant" in options.levels:
         records += cohort.run_participants(place, may_use, stop_on_first_failure=options.stop_on_first_crash)
     if "group" in options.levels:
+        if options.participant_label or options.session_label:
+            sys.stderr.write("warning: the tables hold only the participants and sessions asked for\n")
         members, table = cohort.run_group(place, may_use)
         records.append(table)
         lines = show.cohort(place, members, table)
@@ -188,8 +187,8 @@ def _run(options: argparse.Namespace) -> int:
         members = group.members(place)
         lines = show.failures(members)
     for line in lines:
-        _say(line)
-    _say(show.totals(members, records))
+        say(line)
+    say(show.totals(members, records))
     failed = any(item.verdict == "failed" for item in records)
     return SOME_FAILED if failed or any(member.verdict != "done" for member in members) else DONE
 
@@ -209,8 +208,35 @@ def _status(options: argparse.Namespace) -> int:
         )
     lines, failed = show.status(options.out_dir)
     for line in lines:
-        _say(line)
+        say(line)
     return SOME_FAILED if failed else DONE
+
+
+def _check_output(out_dir: Path, bids_dir: Path) -> None:
+    """Refuse to write into a dataset that is not an output of this program.
+
+    Raises:
+        DatasetError: `OUT_IS_A_DATASET`.
+    """
+    description = out_dir / "dataset_description.json"
+    try:
+        makers = json.loads(description.read_text(encoding="utf-8")).get("GeneratedBy", [])
+        foreign = "somite" not in [maker.get("Name") for maker in makers]
+    except FileNotFoundError:
+        foreign = False
+    except (ValueError, AttributeError):
+        foreign = True
+    if foreign or out_dir.resolve() == bids_dir.resolve():
+        raise DatasetError(
+            Problem(
+                "OUT_IS_A_DATASET",
+                "the output folder is a dataset that this program did not make; it would be overwritten",
+                where=str(out_dir),
+                found=f"{description.name} without GeneratedBy: somite" if foreign else "the input dataset",
+                expected="a new folder, an empty one, or the output of an earlier run",
+                do=f"name another folder, for example {bids_dir / 'derivatives' / 'somite'}",
+            )
+        )
 
 
 def _work_dir(options: argparse.Namespace) -> Path:
@@ -231,6 +257,7 @@ def _place(options: argparse.Namespace) -> Place:
     from somite.workflows.participant import Place
 
     settings = reader.read(options.config, discover())
+    _check_output(options.out_dir, options.bids_dir)
     plan = make_plan(options.bids_dir, settings, options.participant_label, options.session_label)
     errors = [problem for problem in plan.problems if problem.severity == "error"]
     if errors:

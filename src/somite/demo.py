@@ -16,6 +16,7 @@ import pandas as pd
 from somite import cli
 from somite.phantom import noise, scheme
 from somite.show import columns
+from somite.stdout import say
 
 AS_ACQUIRED = """\
 # The lumbar protocol without what changes the noise: its numbers can be told in advance.
@@ -117,7 +118,7 @@ def main(folder: Path) -> int:
         pooled(folder / out / "group" / "segments.tsv", truth) for out in ("as_acquired", "derivatives")
     ]
     table = beside_the_truth(*tables)
-    _say(
+    say(
         "",
         *_lines(table),
         "",
@@ -135,13 +136,8 @@ def main(folder: Path) -> int:
 
 
 def _call(*arguments: str) -> int:
-    _say(f"$ somite {' '.join(arguments)}")
+    say(f"$ somite {' '.join(arguments)}")
     return cli.main(arguments)
-
-
-def _say(*lines: str) -> None:
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -89,6 +89,18 @@ class ResourceError(SomiteError):
     """Memory, disk, or a lock that this run may not take."""
 
 
+def file_error(error: OSError) -> Problem:
+    """The problem of a file or folder that could not be read or written."""
+    return Problem(
+        "FILE_ERROR",
+        "a file could not be read or written",
+        where=str(error.filename or ""),
+        found=error.strerror or str(error),
+        expected="a file or folder that can be used, and room to write",
+        do="look at the path, the permissions and the free space of the disk, then run again",
+    )
+
+
 class ToolError(SomiteError):
     """A command-line tool was not found, has a wrong version, or failed.
 

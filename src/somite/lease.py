@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from somite.errors import Problem, ResourceError
 from somite.files import write_atomically
 
 
@@ -114,7 +115,8 @@ class Lease:
                 continue
             if owner != seen:
                 seen, since = owner, time.monotonic()
-            if owner.is_dead or time.monotonic() - since > self.expire_s:
+            stands_still = time.monotonic() - since > self.expire_s
+            if owner.is_dead or (stands_still and owner.host != host_id()):
                 self._take_from(owner)
                 continue
             if self._on_wait is not None and not said:
@@ -134,6 +136,26 @@ class Lease:
         owner = read_owner(self.path)
         if owner is not None and owner.token == self._me.token:
             self.path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Make sure that this process is still the owner: it may have been stopped for a long while.
+
+        Raises:
+            ResourceError: `LEASE_LOST`.
+        """
+        owner = read_owner(self.path)
+        if owner is None or owner.token != self._me.token:
+            raise ResourceError(
+                Problem(
+                    "LEASE_LOST",
+                    "another run took this session over while this process stood still",
+                    where=str(self.path),
+                    found=f"owner: process {owner.pid} of {owner.host.split('/')[0]}"
+                    if owner
+                    else "no owner",
+                    do="nothing was delivered by this run; look at the other run's result",
+                )
+            )
 
     def _create(self) -> bool:
         # Written under another name first, so that nobody reads an empty lease; the link fails if one exists.
@@ -177,4 +199,5 @@ class Lease:
             owner = read_owner(self.path)
             if owner is None or owner.token != self._me.token:
                 return  # taken over: this process was stopped for longer than the lease lasts
-            write_atomically(self.path, json.dumps({**self._me.__dict__, "beat": beat}))
+            with suppress(OSError):  # a full disk is the session's to report, not the heartbeat's to die of
+                write_atomically(self.path, json.dumps({**self._me.__dict__, "beat": beat}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import Protocol, Self
@@ -22,6 +21,7 @@ from rich.text import Text
 
 from somite.lease import Owner
 from somite.record import Record
+from somite.stdout import say
 from somite.workflows.engine import Event
 from somite.workflows.pool import Told
 
@@ -51,7 +51,9 @@ def line(told: Told) -> str:
         case Owner() as owner:
             return f"{told.label}  waits: process {owner.pid} of another run is working on it"
         case Record() as record if record.verdict == "done":
-            return f"{told.label}  done: {record.count('run')} run, {record.count('cached')} cached"
+            codes = sorted({warning.code for warning in record.warnings})
+            warned = f"; warnings: {', '.join(codes)}" if codes else ""
+            return f"{told.label}  done: {record.count('run')} run, {record.count('cached')} cached{warned}"
         case Record() as record:
             step = f" in {record.failed_step}" if record.failed_step else ""
             return f"{told.label}  failed{step}: {record.reason}"
@@ -64,8 +66,7 @@ class Lines:
     def __call__(self, told: Told) -> None:
         """Print a line."""
         if text := line(told):
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+            say(text)
 
     def __enter__(self) -> Self:
         """Begin."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +65,8 @@ class Record:
     warnings: list[Problem] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
     steps: list[StepRecord] = field(default_factory=list)
+    before: list[StepRecord] = field(default_factory=list)
+    """Steps of the last run that came to them, where this one did not."""
     inputs: dict[str, str] = field(default_factory=dict)
     """Input file, relative to the dataset it came from -> SHA-256."""
     outputs: list[Delivered] = field(default_factory=list)
@@ -109,17 +111,40 @@ def read(path: Path) -> Record | None:
         stored["problems"] = [Problem(**item) for item in stored["problems"]]
         stored["warnings"] = [Problem(**item) for item in stored["warnings"]]
         stored["facts"] = [Fact(**item) for item in stored["facts"]]
-        stored["steps"] = [StepRecord(**item) for item in stored["steps"]]
+        for steps in ("steps", "before"):
+            stored[steps] = [StepRecord(**item) for item in stored[steps]]
         stored["outputs"] = [Delivered(**item) for item in stored["outputs"]]
         return Record(**stored)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
+def not_reached(result: Record, out_dir: Path) -> Record:
+    """A record of a session that no step was run for: what is known of the last run stays known."""
+    last = read(path_of(out_dir, result.label))
+    if last is None:
+        return result
+    return replace(result, outputs=last.outputs, before=last.steps or last.before)
+
+
 def read_all(out_dir: Path) -> list[Record]:
     """The record of every session of an output dataset, by label."""
     found = (read(path) for path in sorted((out_dir / "logs").glob("sub-*.json")))
     return [record for record in found if record is not None]
+
+
+def write_roll(out_dir: Path, recipes: Mapping[str, str]) -> Path:
+    """Keep which sessions a run is about to do, and by which recipe, beside those of earlier runs."""
+    roll = {**read_roll(out_dir), **recipes}
+    return write_atomically(out_dir / "logs" / "sessions.json", json.dumps(roll, indent=1) + "\n")
+
+
+def read_roll(out_dir: Path) -> dict[str, str]:
+    """Session -> recipe of the last run that was to do it."""
+    try:
+        return dict(json.loads((out_dir / "logs" / "sessions.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def tally(records: Iterable[Record]) -> str:

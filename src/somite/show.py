@@ -104,13 +104,29 @@ def totals(members: Sequence[Member], records: Sequence[Record]) -> str:
 
 
 def status(out_dir: Path) -> tuple[list[str], bool]:
-    """How the sessions of an output dataset stand, from their records; and whether one has failed."""
-    records = record.read_all(out_dir)
-    rows = [("session", "verdict", "steps", "seconds", "peak MB", "reason")]
-    for item in records:
+    """How the sessions of an output dataset stand, from their records; and whether one is not done."""
+    records = {item.label: item for item in record.read_all(out_dir)}
+    roll = record.read_roll(out_dir)
+    rows = [("session", "verdict", "steps", "seconds", "peak MB", "warnings", "reason")]
+    done = 0
+    for label in sorted({*records, *roll}):
+        item = records.get(label)
+        verdict, reason = _stands(item, roll.get(label))
+        done += verdict == "done"
+        if item is None:
+            rows.append((label, verdict, "", "", "", "", reason))
+            continue
         steps = f"{item.count('run')} run, {item.count('cached')} cached"
         seconds = f"{sum(step.seconds for step in item.steps):.1f}"
-        rows.append((item.label, item.verdict, steps, seconds, f"{item.peak_mb:.0f}", item.reason))
-    done = sum(item.verdict == "done" for item in records)
-    lines = [*columns(rows), f"sessions: {done} done, {len(records) - done} failed"]
-    return lines, done < len(records)
+        rows.append((label, verdict, steps, seconds, f"{item.peak_mb:.0f}", str(len(item.warnings)), reason))
+    unfinished = len(rows) - 1 - done
+    return [*columns(rows), f"sessions: {done} done, {unfinished} not"], unfinished > 0
+
+
+def _stands(item: Record | None, recipe: str | None) -> tuple[str, str]:
+    """Verdict and reason of a session, from its record and the recipe that the last run was to follow."""
+    if item is None:
+        return "not finished", "the run that was to do it ended before: give the same command again"
+    if item.verdict == "done" and recipe is not None and recipe != item.recipe:
+        return "outdated", "the last run was to do it with other options, and ended before"
+    return item.verdict, item.reason

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from somite.bids import File, inherited, stem
+from somite.dataset.grouping import given_direction
 from somite.dataset.index import unreadable
 from somite.dataset.sessions import Series, Shell
 from somite.errors import DatasetError, Problem
@@ -216,6 +217,7 @@ def check_joined(series: Sequence[Series], b0_max: float) -> tuple[tuple[Series,
     if len(series) > 1:
         problems += _check_grids(series)
         problems += _check_echo_times(series)
+        problems += _check_directions(series)
     return tuple(series), tuple(problems)
 
 
@@ -263,6 +265,23 @@ def _check_grids(series: Sequence[Series]) -> tuple[Problem, ...]:
     except DatasetError as error:
         return error.problems
     return ()
+
+
+def _check_directions(series: Sequence[Series]) -> tuple[Problem, ...]:
+    found = {one.dwi.name: direction for one in series if (direction := given_direction(one))}
+    if len(set(found.values())) < 2:
+        return ()
+    return (
+        Problem(
+            "SERIES_PE_OPPOSED",
+            "the series to be joined are distorted in different directions, which no step corrects",
+            where=str(series[0].dwi.parent),
+            found=", ".join(f"{direction} in {name}" for name, direction in found.items()),
+            expected="one direction, or series whose distortion has been corrected",
+            do="runs: combine: same_pe processes each direction by itself; joined, the maps are blurred",
+            severity="warning",
+        ),
+    )
 
 
 def _check_echo_times(series: Sequence[Series]) -> tuple[Problem, ...]:
