@@ -38,7 +38,16 @@ def draw_slice(axes: plt.Axes, back: np.ndarray, labels: np.ndarray, extent: lis
     axes.set_xticks([])
     axes.set_yticks([])
     for x, side in ((0.04, "R"), (0.93, "L")):
-        axes.text(x, 0.5, side, transform=axes.transAxes, color="white", fontsize=9, va="center")
+        axes.text(
+            x,
+            0.5,
+            side,
+            transform=axes.transAxes,
+            color="white",
+            fontsize=9,
+            va="center",
+            bbox={"facecolor": "black", "pad": 1.5, "edgecolor": "none"},
+        )
 
 
 def main(demo: Path, out: Path) -> None:
