@@ -65,6 +65,13 @@ Name = Annotated[
     str, _Form("[0-9A-Za-z][0-9A-Za-z_.-]*", "letters, digits, - _ and . only, a letter or digit first")
 ]
 Words = Annotated[str, _Form("[^\t\r\n]*", "on one line, without tabs")]
+CommandLine = Annotated[
+    str,
+    _Form(
+        r"""(?=.*\S)([^'"\\\t\r\n]|'[^'\r\n]*'|"([^"\\\r\n]|\\.)*"|\\.)+""",
+        "a command on one line, its quotes closed, such as apptainer exec /images/fsl.sif",
+    ),
+]
 _SomeLabels = Annotated[tuple[BidsLabel, ...], Field(min_length=1)]
 BidsLabels = Annotated[
     _SomeLabels,
@@ -148,6 +155,31 @@ class MaskSource(StepConfig):
         return None if self.folder is None else dataset / self.folder
 
 
+class ToolSuite(StepConfig):
+    """Where the command-line tools of one suite come from."""
+
+    container: CommandLine | None = None
+    """Command that runs a tool inside of a container, the image last: `apptainer exec --nv /images/fsl.sif`,
+    `docker run --rm fsl:6.0.7`. The tool's own command follows. It is split into words as a shell does, and
+    nothing else is expanded but ~ before the image. The step's folder and its input files are shown to it
+    without options of yours. Any other command is used as it stands: `conda run -n fsl`. Default: the tools
+    of this machine."""
+
+
+class Tools(StepConfig):
+    """Where the command-line tools come from that a step's method may call."""
+
+    fsl: ToolSuite = ToolSuite()
+    """FSL: bet, dtifit, eddy, topup, applytopup."""
+    mrtrix3: ToolSuite = ToolSuite()
+    """MRtrix3: dwidenoise, mrdegibbs, dwi2mask, dwi2tensor, dwibiascorrect."""
+
+    def containers(self) -> dict[str, str]:
+        """Suite -> the command of its container, of those that have one."""
+        suites = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: suite.container for name, suite in suites.items() if suite.container}
+
+
 class Settings(BaseModel):
     """The whole configuration. Frozen. Made by `settings_model`, which adds a section for every step."""
 
@@ -163,6 +195,8 @@ class Settings(BaseModel):
     """Where the label images are."""
     masks: MaskSource = MaskSource()
     """Where masks made beforehand are, if there are any."""
+    tools: Tools = Tools()
+    """Where the command-line tools come from."""
     keep: Literal["final", "all"] = "all"
     """What stays in the work folder. all: every intermediate image, so that a later change reruns only what
     depends on it. final: only what is needed to know that a finished session is up to date."""

@@ -1,57 +1,70 @@
-"""Step `denoise`: random-matrix (MP-PCA) denoising of a diffusion series, with a map of the noise.
+"""Step `denoise`: denoising of a diffusion series, by MP-PCA unless told otherwise, with a map of the noise.
 
-Does not know gradients, masks or labels. It expects the series as it was acquired: resampling before
+Does not know directions, masks or labels. It expects the series as it was acquired: resampling before
 this step correlates the noise of neighbouring voxels, and the estimate no longer holds.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from threadpoolctl import threadpool_limits
 
 from somite import images, rician, tools
-from somite.errors import Problem, ToolError
+from somite.errors import DatasetError, Problem, ToolError
 from somite.files import link_or_copy
+from somite.gradient_check import B0_MAX
 from somite.images import FloatArray, Grid
-from somite.registry import Context, Dwi, StepConfig, step
+from somite.mppca import Signal, mppca, patch_shape
+from somite.orientation import describe_grid
+from somite.patch2self import patch2self
+from somite.phase import without_smooth_phase
+from somite.registry import Bval, Context, Dwi, StepConfig, step
 
 Float32 = NDArray[np.float32]
-Positions = NDArray[np.int64]
 
 FEW_VOLUMES = 10
 """Below this many volumes the Marchenko-Pastur law describes the noise poorly, and the step warns."""
 
-BATCH_VALUES = 1 << 21
-"""Signal values decomposed at once by a thread: bounds its working memory to some 50 MB."""
+PHASE_MAX_RAD = 100.0
+"""A larger phase is not in radians but in degrees, or as a scanner stores it (0 to 4095)."""
+
+PLANES = {"ij": (0, 1), "ik": (0, 2), "jk": (1, 2)}
+
+Phase = Annotated[Path, "Phase of the diffusion series in radians, 4D NIfTI on its grid"]
 
 
 class Config(StepConfig):
     """Options of denoising. The patch is cubic; it is reshaped where the image is thinner than the patch."""
 
-    method: Literal["mppca", "dwidenoise", "none"] = Field(
+    method: Literal["mppca", "dwidenoise", "patch2self", "none"] = Field(
         "mppca",
         description="mppca: MP-PCA, built in; dwidenoise: that of MRtrix3 (patch_voxels and precision apply, "
-        "stride_voxels does not); none: the data pass unchanged and only the noise is estimated, by mppca",
+        "stride_voxels does not); patch2self: each volume predicted from the others, for many directions "
+        "(Fadnavis 2020), the noise being estimated by mppca; none: the data pass unchanged and only the "
+        "noise is estimated, by mppca",
     )
     patch_voxels: int = Field(5, ge=3, le=15, description="Edge of the cubic patch, voxels, odd")
     stride_voxels: int = Field(2, ge=1, le=15, description="Step between patches, voxels; at most the patch")
     noise_floor: Literal["keep", "koay"] = Field(
         "keep",
         description="koay: take off what noise adds to magnitudes near it (Koay and Basser 2006), for tissue "
-        "of low signal such as muscle; only after mppca or dwidenoise",
+        "of low signal such as muscle; not with method none, and not needed where the phase is given",
     )
     precision: Literal["float32", "float64"] = Field(
         "float32",
         description="Precision of the decomposition; float32 serves up to a signal-to-noise ratio of 400",
+    )
+    b0_max_s_per_mm2: float = Field(
+        B0_MAX, ge=0, le=200, description="patch2self: volumes up to this b-value count as b=0, s/mm2"
+    )
+    phase_plane: Literal["ij", "ik", "jk"] = Field(
+        "ij",
+        description="Where the phase is given: voxel axes of the acquired slices, within which it is smooth",
     )
 
     @model_validator(mode="after")
@@ -73,220 +86,6 @@ class Config(StepConfig):
                 "denoising estimates, not off single ones; choose method mppca"
             )
         return self
-
-
-def patch_shape(shape: tuple[int, int, int], patch_voxels: int) -> tuple[int, int, int]:
-    """Shape of the patch for an image of `shape`: a cube where it fits.
-
-    Along an axis that is shorter than the patch it takes the whole axis, and grows along the others to hold
-    about as many voxels as the cube: 5 voxels in a single slice give (11, 11, 1).
-    """
-    wanted = patch_voxels**3
-    edges = [0, 0, 0]
-    edge = float(patch_voxels)
-    # Shortest axis first: what it cannot hold is shared out among the longer ones.
-    for done, axis in enumerate(np.argsort(shape, kind="stable"), start=1):
-        edges[axis] = min(shape[axis], int(edge + 0.5))
-        wanted /= edges[axis]
-        edge = max(float(patch_voxels), wanted ** (1 / (3 - done))) if done < 3 else edge
-    return edges[0], edges[1], edges[2]
-
-
-def patch_starts(size: int, extent: int, stride: int) -> Positions:
-    """First voxel of each patch along an axis; the last patch ends at the border, so none is left out."""
-    return np.unique(np.append(np.arange(0, size - extent + 1, min(stride, extent)), size - extent))
-
-
-def noise_components(
-    eigenvalues: FloatArray, n_voxels: NDArray[np.int64], n_volumes: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """How many components of each patch are noise, and its standard deviation.
-
-    Args:
-        eigenvalues: (b, r) ascending, of the Gram matrix X'X or XX' of a patch X (voxels x volumes), signal
-            units squared; r is the smaller side of X.
-        n_voxels: (b,) voxels of the patch that hold a signal, at least 2. The others, rows of zeros as in
-            masked data, add eigenvalues of zero that tell nothing of the noise.
-        n_volumes: volumes of the series, at least 2.
-
-    Returns:
-        Components of noise (b,), counted from the smallest eigenvalue, those of empty voxels included; and
-        the standard deviation of the noise (b,), signal units.
-
-    Source: Cordero-Grande et al., NeuroImage 200 (2019) 391 (estimator "Exp2" of MRtrix3's dwidenoise): the
-        largest p whose p smallest eigenvalues spread no wider than the Marchenko-Pastur law allows. The
-        variance is then their sum over its degrees of freedom, p (q - k) for k components of signal and
-        q the larger side; dwidenoise divides by p q, which is lower by k / q (2 to 4 % of the variance).
-    """
-    size = eigenvalues.shape[1]
-    small = np.minimum(n_voxels, n_volumes)[:, None]
-    large = np.maximum(n_voxels, n_volumes)[:, None]
-    # 1, 2, ... for the eigenvalues from the smallest; 0 and less for those of empty voxels.
-    rank = np.arange(1, size + 1) - (size - small)
-    variance = np.where(rank > 0, np.maximum(eigenvalues, 0), 0).astype(np.float64)
-    total = np.cumsum(variance, 1)
-    smallest = np.take_along_axis(variance, size - small, 1)
-    signal = small - rank
-    spread = (variance - smallest) / (4 * np.sqrt(np.maximum(rank, 1) / (large - signal)))
-    is_noise = (rank > 0) & (spread <= total / np.maximum(rank, 1))
-    count = size - np.argmax(is_noise[:, ::-1], 1)
-    freedom = (rank * (large - signal))[np.arange(len(count)), count - 1]
-    return count, np.sqrt(total[np.arange(len(count)), count - 1] / freedom)
-
-
-@dataclass
-class Sums:
-    """Weighted sums over the patches that cover each voxel."""
-
-    signal: Float32
-    """(..., volumes); 0 volumes where only the noise is wanted."""
-    sigma: Float32
-    weight: Float32
-
-    @classmethod
-    def zeros(cls, shape: tuple[int, ...], n_volumes: int) -> Sums:
-        """Nothing summed yet, over voxels of `shape`."""
-        return cls(np.zeros((*shape, n_volumes), np.float32), *np.zeros((2, *shape), np.float32))
-
-
-def mppca(
-    dwi: Float32,
-    patch: tuple[int, int, int] = (5, 5, 5),
-    stride: int = 2,
-    *,
-    precision: str = "float32",
-    threads: int = 1,
-    only_noise: bool = False,
-) -> tuple[Float32, Float32]:
-    """Denoise by overlapping patches, each cut to its signal components, averaged by 1 / (1 + rank).
-
-    Voxels of zeros in every volume (masked data) stay zeros with sigma 0, and do not bias their neighbours.
-    The sums are formed in a fixed order, so the result is the same to the bit for any number of threads.
-
-    Args:
-        dwi: (x, y, z, volumes), finite; it is not changed.
-        patch: shape of the patch, voxels, at most the image's.
-        stride: step between patches, voxels.
-        precision: of the decomposition, "float32" or "float64".
-        threads: how many batches of patches to decompose at a time.
-        only_noise: estimate sigma alone, which is faster; the series comes back as it was given.
-
-    Returns:
-        The denoised series (x, y, z, volumes) and the standard deviation of the noise (x, y, z), both in
-        the units of the signal.
-
-    Sources: Veraart et al., NeuroImage 142 (2016) 394 (MP-PCA); Cordero-Grande et al., NeuroImage 200 (2019)
-        391 (threshold); Manjon et al., PLoS ONE 8 (2013) e73021 (overlapping patches weighted by rank).
-    """
-    # The patches are walked in slabs across the longest axis, so that there are enough for every thread.
-    first = int(np.argmax(dwi.shape[:3]))
-    order = (first, *(axis for axis in range(3) if axis != first))
-    data = np.ascontiguousarray(dwi.transpose(*order, 3), np.float32)
-    extent = tuple(patch[axis] for axis in order)
-    sums = Sums.zeros(data.shape[:3], 0 if only_noise else data.shape[3])
-    starts = patch_starts(data.shape[0], extent[0], stride)
-
-    def slab(start: np.int64) -> Sums:
-        return _slab_sums(data[start : start + extent[0]], extent, stride, np.dtype(precision), only_noise)
-
-    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        for start, part in zip(starts, _in_order(pool, slab, starts, 2 * threads), strict=True):
-            here = slice(start, start + extent[0])
-            sums.signal[here] += part.signal
-            sums.sigma[here] += part.sigma
-            sums.weight[here] += part.weight
-    signal, sigma = _averages(sums, data)
-    back = np.argsort(order)
-    return dwi if only_noise else signal.transpose(*back, 3), sigma.transpose(back)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Any], Sums], items: Iterable[Any], ahead: int
-) -> Iterator[Sums]:
-    """Results in the order of `items`, at most `ahead` of them waiting: bounds the memory."""
-    waiting: deque[Future[Sums]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _averages(sums: Sums, data: Float32) -> tuple[Float32, Float32]:
-    """Turn the sums into averages, in place: signal and sigma."""
-    covered = sums.weight > 0
-    weight = np.where(covered, sums.weight, np.float32(1))
-    empty = _is_empty(data)
-    sums.sigma /= weight
-    sums.sigma[empty] = 0
-    if sums.signal.shape[-1]:
-        sums.signal /= weight[..., None]
-        # No patch here had components to tell apart: a voxel alone among empty ones.
-        sums.signal[~covered] = data[~covered]
-        sums.signal[empty] = 0
-    return sums.signal, sums.sigma
-
-
-def _is_empty(data: Float32) -> NDArray[np.bool_]:
-    """Voxels without a signal in any volume."""
-    return np.asarray(~data.any(-1), np.bool_)
-
-
-def _slab_sums(
-    slab: Float32, extent: tuple[int, ...], stride: int, precision: np.dtype[Any], only_noise: bool
-) -> Sums:
-    """Sums over the patches of one slab (extent[0], y, z, volumes), as thick as a patch."""
-    _, n_y, n_z, n_volumes = slab.shape
-    sums = Sums.zeros((extent[0] * n_y * n_z,), 0 if only_noise else n_volumes)
-    voxels = slab.reshape(-1, n_volumes)
-    occupied = ~_is_empty(voxels)
-    corners = (
-        patch_starts(n_y, extent[1], stride)[:, None] * n_z + patch_starts(n_z, extent[2], stride)
-    ).ravel()
-    i, j, k = np.indices(extent).reshape(3, -1)
-    offsets = (i * n_y + j) * n_z + k
-    batch = max(1, BATCH_VALUES // (len(offsets) * n_volumes))
-    for at in range(0, len(corners), batch):
-        members = corners[at : at + batch, None] + offsets
-        n_voxels = occupied[members].sum(1)
-        # Two components at least are needed to tell noise from signal.
-        members, n_voxels = members[n_voxels > 1], n_voxels[n_voxels > 1]
-        if len(members) == 0 or n_volumes < 2:
-            continue
-        signal, sigma, weight = _cut_patches(
-            voxels[members].astype(precision, copy=False), n_voxels, only_noise
-        )
-        # The patches of one batch start at different voxels, so their n-th voxels are all different too.
-        for n, rows in enumerate(members.T):
-            if not only_noise:
-                sums.signal[rows] += signal[:, n]
-            sums.sigma[rows] += sigma
-            sums.weight[rows] += weight
-    shape = slab.shape[:3]
-    return Sums(sums.signal.reshape(*shape, -1), sums.sigma.reshape(shape), sums.weight.reshape(shape))
-
-
-def _cut_patches(
-    patches: FloatArray, n_voxels: NDArray[np.int64], only_noise: bool
-) -> tuple[Float32, Float32, Float32]:
-    """Signal components of patches (b, n, volumes) and their sigma (b,), both times the weight (b,)."""
-    transposed = patches.transpose(0, 2, 1)
-    wide = patches.shape[2] > patches.shape[1]
-    gram = patches @ transposed if wide else transposed @ patches
-    if only_noise:
-        eigenvalues = np.linalg.eigvalsh(gram)
-    else:
-        eigenvalues, vectors = np.linalg.eigh(gram)
-    n_noise, sigma = noise_components(eigenvalues, n_voxels, patches.shape[2])
-    weight = 1 / (1 + gram.shape[1] - n_noise)
-    weighted_sigma = (weight * sigma).astype(np.float32)
-    if only_noise:
-        return np.empty(0, np.float32), weighted_sigma, weight.astype(np.float32)
-    keep = np.arange(gram.shape[1]) >= n_noise[:, None]
-    projection = (vectors * (keep * weight[:, None]).astype(gram.dtype)[:, None]) @ vectors.transpose(0, 2, 1)
-    signal = projection @ patches if wide else patches @ projection
-    return signal.astype(np.float32, copy=False), weighted_sigma, weight.astype(np.float32)
 
 
 def true_noise(
@@ -366,28 +165,128 @@ def _tools(config: Config) -> dict[str, str]:
     return {"dwidenoise": tools.version_of("dwidenoise")} if config.method == "dwidenoise" else {}
 
 
-def _built_in(
-    data: Float32, grid: Grid, config: Config, context: Context, where: Path
-) -> tuple[Float32, Float32]:
-    """Signal and sigma by `mppca`, saying what was adapted; with method `none` the signal is `data`."""
-    patch = patch_shape(grid.shape, config.patch_voxels)
+def _mppca(data: Signal, config: Config, context: Context, where: Path) -> tuple[FloatArray, Float32]:
+    """Signal and sigma by MP-PCA, saying what was adapted; only sigma is estimated where no other is used.
+
+    Of a complex series the signal is the magnitude. Its real part would be less biased, by 0.05 sigma for
+    signals below half a sigma and 0.02 above, but loses what has a phase that is not smooth, and is negative
+    for as many voxels without signal as not.
+    """
+    shape = (data.shape[0], data.shape[1], data.shape[2])
+    patch = patch_shape(shape, config.patch_voxels)
     if patch != (config.patch_voxels,) * 3:
         context.infer(
             "denoise.patch_voxels",
             "x".join(map(str, patch)),
-            f"the image, {'x'.join(map(str, grid.shape))} voxels, is thinner than the patch of "
+            f"the image, {'x'.join(map(str, shape))} voxels, is thinner than the patch of "
             f"{config.patch_voxels}; the patch holds about as many voxels",
         )
     if data.shape[3] < FEW_VOLUMES:
         context.warn(_few_volumes(data.shape[3], where))
-    return mppca(
+    signal, sigma = mppca(
         data,
         patch,
         config.stride_voxels,
         precision=config.precision,
         threads=context.threads,
-        only_noise=config.method == "none",
+        only_noise=config.method != "mppca",
     )
+    return (np.abs(signal) if np.iscomplexobj(signal) else signal), sigma
+
+
+def _patch2self(data: Float32, bval: Path | None, config: Config, context: Context) -> Float32:
+    """Signal by Patch2Self, saying which volumes have no others to be predicted from."""
+    if bval is None:
+        raise DatasetError(
+            Problem(
+                "DENOISE_NO_BVAL",
+                "patch2self needs b-values: it predicts b=0 volumes from b=0 volumes, and others from others",
+                where="denoise.method",
+                found="no b-values",
+                expected="the product bval",
+                do="give bval, or choose method mppca",
+            )
+        )
+    is_b0 = np.loadtxt(bval, ndmin=1).ravel() <= config.b0_max_s_per_mm2
+    for alone, kind in ((is_b0, "b=0"), (~is_b0, "diffusion-weighted")):
+        if alone.sum() == 1:
+            context.infer(
+                f"volume {int(np.flatnonzero(alone)[0])} of dwi_denoised",
+                "as it was given",
+                f"it is the only {kind} volume: patch2self has no other to predict it from",
+            )
+    return patch2self(data, is_b0)
+
+
+def read_phase(path: Path, shape: tuple[int, ...], grid: Grid) -> Float32:
+    """The phase of a series of `shape` (x, y, z, volumes), radians.
+
+    Raises:
+        DatasetError: `IMAGE_UNREADABLE`; `PHASE_GRID` where it is of other voxels or volumes;
+            `PHASE_NOT_RADIANS`.
+    """
+    phase, own = images.read_float(path)
+    if phase.shape != shape or not own.matches(grid):
+        raise DatasetError(
+            Problem(
+                "PHASE_GRID",
+                "the phase is not that of the series",
+                where=str(path),
+                found=f"shape {phase.shape}, {describe_grid(own)}",
+                expected=f"shape {shape}, {describe_grid(grid)}",
+                do="give the phase of the same series, converted in the same way",
+            )
+        )
+    largest = float(np.abs(phase).max())
+    if not largest <= PHASE_MAX_RAD:
+        raise DatasetError(
+            Problem(
+                "PHASE_NOT_RADIANS",
+                "the phase is not in radians",
+                where=str(path),
+                found=f"values up to {largest:g}",
+                expected="-pi to pi, or 0 to 2 pi",
+                do="scale it: a phase of 0 to 4095 is one of 0 to 2 pi",
+            )
+        )
+    return phase
+
+
+def _phase_unused(config: Config, phase: Path) -> Problem:
+    return Problem(
+        "DENOISE_PHASE_UNUSED",
+        f"the phase is not used by method {config.method}",
+        where=str(phase),
+        found=f"denoise.method: {config.method}",
+        expected="denoise.method: mppca",
+        do="choose method mppca, which denoises the complex series, or give no phase",
+        severity="warning",
+    )
+
+
+def _of_magnitudes(
+    dwi: Path, data: Float32, grid: Grid, bval: Path | None, config: Config, context: Context
+) -> tuple[FloatArray, Float32]:
+    """Denoised magnitudes and the noise behind them; with method `none`, the magnitudes as they are."""
+    if config.method == "dwidenoise":
+        signal, spread = _dwidenoise(dwi, grid, config, context)
+    else:
+        signal, spread = _mppca(data, config, context, dwi)
+    if config.method == "patch2self":
+        signal = _patch2self(data, bval, config, context)
+    return true_noise(signal, spread, off_floor=config.noise_floor == "koay", threads=context.threads)
+
+
+def _of_complex(
+    dwi: Path, data: Float32, grid: Grid, phase: Path, config: Config, context: Context
+) -> tuple[FloatArray, Float32]:
+    """Denoised magnitudes of a complex series, and its noise."""
+    angles = read_phase(phase, data.shape, grid)
+    series = without_smooth_phase(data, angles, PLANES[config.phase_plane], context.threads)
+    if config.noise_floor == "koay":
+        reason = "the phase is given: noise is taken off the complex series, which has no floor"
+        context.infer("denoise.noise_floor", "keep", reason)
+    return _mppca(series, config, context, dwi)
 
 
 @step(
@@ -398,21 +297,28 @@ def _built_in(
     tools=_tools,
     dwi_copies=4.0,
 )
-def run(dwi: Dwi, config: Config, context: Context) -> tuple[Path, Path]:
-    """Denoise a series and map its noise.
+def run(
+    dwi: Dwi,
+    config: Config,
+    context: Context,
+    bval: Bval | None = None,
+    phase: Phase | None = None,
+) -> tuple[Path, Path]:
+    """Denoise a series and map its noise; a complex one where its phase is given.
 
     With method `none` the noise is estimated all the same, for the SNR of the segments.
+
+    Raises:
+        DatasetError: as `read_phase`; `DENOISE_NO_BVAL`.
+        ToolError: as `run_interface`; `TOOL_OUTPUT_GRID`.
     """
     data, grid = images.read_float(dwi)
-    signal: FloatArray
-    spread: FloatArray
-    if config.method == "dwidenoise":
-        signal, spread = _dwidenoise(dwi, grid, config, context)
+    if phase is not None and config.method in ("mppca", "none"):
+        signal, sigma = _of_complex(dwi, data, grid, phase, config, context)
     else:
-        signal, spread = _built_in(data, grid, config, context, dwi)
-    signal, sigma = true_noise(
-        signal, spread, off_floor=config.noise_floor == "koay", threads=context.threads
-    )
+        if phase is not None:
+            context.warn(_phase_unused(config, phase))
+        signal, sigma = _of_magnitudes(dwi, data, grid, bval, config, context)
     estimated = sigma[sigma > 0]
     context.numbers["noise_sigma_median"] = float(np.median(estimated)) if estimated.size else 0.0
     if config.method == "none":

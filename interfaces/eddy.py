@@ -1,26 +1,32 @@
-"""Correct the motion between volumes, and with FSL the eddy-current distortion; turn the gradients along."""
+"""Correct motion and eddy-current distortion, with a susceptibility field in one resampling; turn the gradients."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from somite.body import body_mask, read_mask
-from somite.errors import Problem
-from somite.fsl_eddy import EddyOptions, run_fsl_eddy
+from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS, TERMS, Corrected, Outlier
+from somite.correction.corrector import Options
+from somite.correction.corrector import correct as correct_series
+from somite.correction.series import Encoding
+from somite.errors import DatasetError, Problem
+from somite.files import link_or_copy
+from somite.fsl_eddy import EddyOptions, common_timing, eddy_versions, run_fsl_eddy
 from somite.gradient_check import B0_MAX
 from somite.gradients import Gradients, read_fsl, write_fsl
 from somite.images import Grid, read_float, write
-from somite.registration import Float, Region, displacement_mm, in_threads, region_of, resample
+from somite.orientation import describe_grid
 from somite.registry import Bval, Bvec, Context, Dwi, Mask, Scan, StepConfig, step
-from somite.rigid import Rigid, parameters_of
-from somite.tools import find, version_of
+
+Float = NDArray[np.float64]
+FieldMap = Annotated[Path, "Off-resonance in Hz (voxels where no readout time is known), 3D NIfTI"]
 
 MOTION_COLUMNS = (
     "volume",
@@ -33,56 +39,87 @@ MOTION_COLUMNS = (
     "displacement_mm",
 )
 
-
 LARGE_MM, LARGE_DEG = 12.0, 12.0
 """Mean displacement and rotation of a volume beyond which the registration is doubted."""
+
+FEW_VOLUMES = 12
+"""Weighted volumes below which `auto` looks for linear eddy currents only."""
 
 
 class Config(StepConfig):
     """Options of `eddy`."""
 
-    method: Literal["none", "rigid", "fsl"] = Field(
-        "rigid",
-        description="none: volumes as they are. rigid: each volume moved onto the first b=0 volume, for any "
-        "part of the body; no eddy currents. fsl: FSL eddy, motion and eddy currents",
+    method: Literal["builtin", "rigid", "fsl", "none"] = Field(
+        "builtin",
+        description="builtin: motion, eddy currents and lost slices, for any part of the body. rigid: the same "
+        "without eddy currents. fsl: FSL eddy. none: volumes as they are, but for the susceptibility field",
+    )
+    terms: Literal["auto", "linear", "quadratic"] = Field(
+        "auto",
+        description="builtin: degree of the eddy currents' field in space; auto: quadratic, or linear where "
+        f"there are fewer than {FEW_VOLUMES} weighted volumes",
+    )
+    replace_outliers: bool = Field(
+        True, description="Replace slices that lost signal by what the other volumes foretell"
     )
     b0_max_s_per_mm2: float = Field(
         B0_MAX, ge=0, le=200, description="Volumes up to this b-value count as b=0, s/mm2"
     )
-    fsl_repol: bool = Field(True, description="fsl: replace slices that are outliers by their prediction")
     fsl_slm: Literal["none", "linear", "quadratic"] = Field(
         "none", description="fsl: second-level model of the eddy currents; linear for few directions"
     )
     fsl_is_shelled: bool = Field(
         False, description="fsl: tell eddy that the b-values lie on shells, so that it does not check"
     )
+    fsl_gpu: Literal["auto", "yes", "no"] = Field(
+        "auto", description="fsl: auto: CUDA where there is a GPU; yes: nothing else; no: never"
+    )
+    fsl_slice_to_volume: bool = Field(
+        True, description="fsl: correct motion within volumes, where slice timing is known and there is a GPU"
+    )
+    fsl_slice_to_volume_order: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="fsl: degrees of that motion; 0: a quarter of the excitations of a volume",
+    )
+
+    def for_fsl(self) -> EddyOptions:
+        """What is asked of FSL eddy."""
+        return EddyOptions(
+            self.replace_outliers,
+            self.fsl_slm,
+            self.fsl_is_shelled,
+            self.fsl_gpu,
+            self.fsl_slice_to_volume,
+            self.fsl_slice_to_volume_order,
+        )
 
 
-def turn_gradients(gradients: Gradients, transforms: Float) -> Gradients:
-    """Directions as the tissue saw them: turned back by each volume's rotation, world axes.
+def encoding_of(volumes: Sequence[Mapping[str, Any]], context: Context) -> Encoding:
+    """Phase encoding of the volumes of a `scan`; what is not known is told to `context`."""
+    directions = [volume.get("phase_encoding_direction") for volume in volumes]
+    readouts = [volume.get("total_readout_time_s") for volume in volumes]
+    if not all(readouts):
+        context.infer("readout time", "equal for all volumes", "it is not known for every volume")
+        readouts = [1.0] * len(volumes)
+    return Encoding(
+        np.array([-1 if d is None else "ijk".index(d[0]) for d in directions]),
+        np.array([-1.0 if d is not None and d.endswith("-") else 1.0 for d in directions]),
+        np.array(readouts, np.float64),
+    )
 
-    Leemans and Jones, Magn Reson Med 61:1336 (2009).
-    """
-    turned = np.einsum("nji,nj->ni", transforms[:, :3, :3], gradients.bvecs)
-    return Gradients(gradients.bvals, turned)
 
-
-def motion_table(transforms: Float, region: Region) -> Float:
-    """(n, 7): shift in mm, rotation vector in degrees, mean displacement over the region in mm.
-
-    World RAS+ axes, about the centre of the region: where the body was when the volume was acquired,
-    relative to the first b=0 volume.
-    """
-    rotations, shifts = parameters_of(transforms, region.centre)
-    moved = [displacement_mm(transform, region) for transform in transforms]
-    return np.column_stack([shifts, np.rad2deg(rotations), moved])
+def _table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
+    """A TSV; counts as they are, other numbers with five digits."""
+    lines = [[f"{x + 0.0:.5f}" if isinstance(x, float) else str(x) for x in row] for row in rows]
+    path.write_text("\n".join("\t".join(cells) for cells in (columns, *lines)) + "\n")
+    return path
 
 
 def write_motion(path: Path, table: Float) -> Path:
     """Write the motion table as TSV, one row per volume, counted from 0."""
-    rows = ["\t".join([str(v), *(f"{x + 0.0:.5f}" for x in row)]) for v, row in enumerate(table)]
-    path.write_text("\n".join(["\t".join(MOTION_COLUMNS), *rows]) + "\n")
-    return path
+    return _table(path, MOTION_COLUMNS, [[v, *map(float, row)] for v, row in enumerate(table)])
 
 
 def _region_mask(
@@ -100,45 +137,58 @@ def _region_mask(
     return read_mask(given, grid)
 
 
-def correct_rigid(
-    data: NDArray[np.floating[Any]],
-    gradients: Gradients,
-    mask: NDArray[np.bool_],
-    grid: Grid,
-    b0_max: float = B0_MAX,
-    threads: int = 1,
-) -> tuple[NDArray[np.float32], Gradients, Float, Float]:
-    """Motion-corrected series (x, y, z, n), turned gradients, transforms (n, 4, 4) and motion (n, 7).
+def read_field(path: Path, grid: Grid) -> NDArray[np.float32]:
+    """The field on the grid of the series.
 
-    One cubic interpolation from the data as given. Results do not depend on `threads`.
+    Raises:
+        DatasetError: `FIELD_GRID`.
     """
-    region = region_of(mask, grid)
-    rigid = Rigid(data, region, threads)
-    transforms = rigid.estimate(gradients.bvals, gradients.bvecs, gradients.is_b0(b0_max))
-    corrected = np.empty(data.shape, np.float32, order="F")
+    field, own = read_float(path)
+    if not own.matches(grid):
+        raise DatasetError(
+            Problem(
+                "FIELD_GRID",
+                "the field map does not lie on the grid of the series",
+                where=str(path),
+                found=describe_grid(own),
+                expected=describe_grid(grid),
+                do="resample the field map to the series",
+            )
+        )
+    return field
 
-    def place(volume: int) -> None:
-        corrected[..., volume] = resample(data[..., volume], transforms[volume], grid)[0]
 
-    in_threads(place, range(data.shape[3]), threads)
-    return corrected, turn_gradients(gradients, transforms), transforms, motion_table(transforms, region)
+def _options(config: Config, gradients: Gradients, encoding: Encoding, context: Context) -> Options:
+    """What the corrector looks for, and why."""
+    degree = {"linear": 1, "quadratic": 2, "auto": 2}[config.terms]
+    n_weighted = int((~gradients.is_b0(config.b0_max_s_per_mm2)).sum())
+    if config.method == "rigid":
+        degree = 0
+    elif (encoding.axes < 0).any():
+        context.infer("eddy currents", "not corrected", "the phase-encoding direction is not known")
+        degree = 0
+    elif config.terms == "auto" and n_weighted < FEW_VOLUMES:
+        context.infer("eddy currents", "linear", f"there are {n_weighted} weighted volumes")
+        degree = 1
+    return Options(degree, config.b0_max_s_per_mm2, config.replace_outliers)
 
 
-def _fsl_tools(config: Config) -> dict[str, str]:
-    if config.method != "fsl":
-        return {}
-    return {"FSL": version_of(find(*EddyOptions.executables).name)}
+def _tools(config: Config) -> dict[str, str]:
+    return eddy_versions(config.for_fsl()) if config.method == "fsl" else {}
 
 
 @step(
     makes={
-        "dwi_corrected": "Series without motion, 4D NIfTI",
+        "dwi_corrected": "Series without motion and distortion, 4D NIfTI",
         "bvec_corrected": "Gradient directions turned with the volumes, FSL text format",
         "motion": "Motion of each volume, TSV: shift in mm and rotation in degrees in world RAS axes, "
         "mean displacement in mm",
+        "outliers": "Slices that lost signal, TSV: volume, slice, z, and whether they were replaced",
+        "distortion": "Eddy-current polynomial of each volume, TSV: mm along phase encoding at 100 mm from the "
+        "centre of the image, root mean square in mm",
     },
-    tools=_fsl_tools,
-    dwi_copies=3.5,
+    tools=_tools,
+    dwi_copies=4.5,
 )
 def run(
     dwi: Dwi,
@@ -147,41 +197,89 @@ def run(
     scan: Scan,
     config: Config,
     context: Context,
+    field: FieldMap | None = None,
     mask_given: Mask | None = None,
-) -> tuple[Path, Path, Path]:
-    """Correct motion by the method of the config.
+) -> tuple[Path, Path, Path, Path, Path]:
+    """Correct motion and distortion by the method of the config.
 
     Raises:
-        DatasetError: `MASK_GRID`; for fsl, `NO_READOUT_TIME` and `NO_PHASE_ENCODING`.
+        DatasetError: `MASK_GRID`, `FIELD_GRID`; for fsl, `NO_READOUT_TIME` and `NO_PHASE_ENCODING`.
         ToolError: of FSL eddy.
     """
     data, grid = read_float(dwi)
     gradients = read_fsl(bval, bvec, grid.affine)
-    table = np.zeros((data.shape[3], 7))
-    if config.method == "rigid":
-        is_b0 = gradients.is_b0(config.b0_max_s_per_mm2)
-        mask = _region_mask(data, grid, is_b0, mask_given, context)
-        data, gradients, _, table = correct_rigid(
-            data, gradients, mask, grid, config.b0_max_s_per_mm2, context.threads
+    if config.method == "none" and field is None:
+        untouched = link_or_copy(dwi.resolve(), context.folder / f"dwi_corrected{_suffix(dwi)}")
+        return _written(untouched, as_it_is(data, gradients), grid, context)
+    described = json.loads(scan.read_text())
+    volumes = described["volumes"]
+    mask = _region_mask(data, grid, gradients.is_b0(config.b0_max_s_per_mm2), mask_given, context)
+    if config.method == "fsl":
+        timing = common_timing(described["series"])
+        options = config.for_fsl()
+        found = run_fsl_eddy(
+            dwi, gradients, volumes, mask, grid, options, context, field=field, slice_timing=timing
         )
-    elif config.method == "fsl":
-        mask = _region_mask(data, grid, gradients.is_b0(config.b0_max_s_per_mm2), mask_given, context)
-        options = EddyOptions(config.fsl_repol, config.fsl_slm, config.fsl_is_shelled)
-        volumes: Sequence[Mapping[str, Any]] = json.loads(scan.read_text())["volumes"]
-        data, gradients, table = run_fsl_eddy(dwi, gradients, volumes, mask, grid, options, context)
-    _tell_motion(table, context)
-    _, made_bvec = write_fsl(
-        gradients, context.folder / "bval_corrected.bval", context.folder / "bvec_corrected.bvec", grid.affine
+    else:
+        encoding = encoding_of(volumes, context)
+        found = correct_series(
+            data,
+            gradients,
+            encoding,
+            mask,
+            grid,
+            _options(config, gradients, encoding, context),
+            field=None if field is None else read_field(field, grid),
+            begins=begins_of(volumes),
+            still=config.method == "none",
+            threads=context.threads,
+        )
+    _tell(found, context)
+    return _written(write(context.folder / "dwi_corrected.nii", found.data, grid), found, grid, context)
+
+
+def _suffix(path: Path) -> str:
+    return ".nii.gz" if path.name.endswith(".gz") else ".nii"
+
+
+def begins_of(volumes: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Volumes with which a series begins."""
+    series = [volume.get("series", 0) for volume in volumes]
+    return [v for v in range(len(series)) if v == 0 or series[v] != series[v - 1]]
+
+
+def as_it_is(data: NDArray[np.float32], gradients: Gradients) -> Corrected:
+    """A series that nothing was done to."""
+    n = data.shape[3]
+    return Corrected(data, gradients, np.zeros((n, 7)), [], np.zeros((n, len(TERMS) + 1)))
+
+
+def _written(
+    dwi: Path, found: Corrected, grid: Grid, context: Context
+) -> tuple[Path, Path, Path, Path, Path]:
+    folder = context.folder
+    bval, bvec = folder / "bval_corrected.bval", folder / "bvec_corrected.bvec"
+    write_fsl(found.gradients, bval, bvec, grid.affine)
+    distortion = [[v, *map(float, row)] for v, row in enumerate(found.distortion)]
+    return (
+        dwi,
+        bvec,
+        write_motion(folder / "motion.tsv", found.motion),
+        _table(folder / "outliers.tsv", OUTLIER_COLUMNS, found.outliers),
+        _table(folder / "distortion.tsv", DISTORTION_COLUMNS, distortion),
     )
-    made_dwi = write(context.folder / "dwi_corrected.nii", data, grid)
-    return made_dwi, made_bvec, write_motion(context.folder / "motion.tsv", table)
 
 
-def _tell_motion(table: Float, context: Context) -> None:
+def _tell(found: Corrected, context: Context) -> None:
+    """Figures of the record, and a warning where the motion is hard to believe."""
+    table = found.motion
+    turns = np.linalg.norm(table[:, 3:6], axis=1)
     context.numbers["motion_mean_displacement_mm"] = float(table[:, 6].mean())
     context.numbers["motion_max_displacement_mm"] = float(table[:, 6].max())
-    turns = np.linalg.norm(table[:, 3:6], axis=1)
     context.numbers["motion_max_rotation_deg"] = float(turns.max())
+    context.numbers["distortion_rms_mm"] = float(np.sqrt((found.distortion[:, -1] ** 2).mean()))
+    context.numbers["outlier_slices"] = float(len(found.outliers))
+    _warn_of_kept(found.outliers, context)
     far = np.flatnonzero((table[:, 6] > LARGE_MM) | (turns > LARGE_DEG))
     if len(far):
         context.warn(
@@ -193,6 +291,22 @@ def _tell_motion(table: Float, context: Context) -> None:
                 expected=f"at most {LARGE_MM:g} mm and {LARGE_DEG:g} degrees",
                 do="look at these volumes of the corrected series; where the field of view is too small "
                 "to tell motion by, choose eddy.method: none",
+                severity="warning",
+            )
+        )
+
+
+def _warn_of_kept(outliers: Sequence[Outlier], context: Context) -> None:
+    kept = sorted({outlier.volume for outlier in outliers if not outlier.replaced})
+    if kept:
+        context.warn(
+            Problem(
+                "OUTLIERS_KEPT",
+                "slices that lost signal could not be replaced",
+                where=f"volumes {', '.join(map(str, kept[:20]))}",
+                found=f"{sum(not outlier.replaced for outlier in outliers)} slices",
+                expected="other volumes of the same b-value, to foretell them from",
+                do="leave these volumes out, or fit the tensor with tensor.method: robust",
                 severity="warning",
             )
         )

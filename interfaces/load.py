@@ -54,6 +54,9 @@ def describe_series(
         "echo_time_s": sidecar.get("EchoTime"),
         "repetition_time_s": sidecar.get("RepetitionTime"),
         "slice_timing_s": slice_timing(sidecar, change),
+        "slice_encoding_direction": change.apply_to_direction(sidecar.get("SliceEncodingDirection", "k")),
+        "partial_fourier": sidecar.get("PartialFourier"),
+        "partial_fourier_direction": sidecar.get("PartialFourierDirection"),
     }
 
 
@@ -133,6 +136,10 @@ def _invalid(path: Path, key: str, value: Any) -> Problem | None:
         isinstance(value, list) and all(isinstance(t, int | float) for t in value)
     ):
         expected = "a list of seconds"
+    elif key == "PartialFourier" and not (number and 0 < value <= 1):
+        expected = "the fraction of k-space that was measured, above 0 and up to 1"
+    elif key == "PartialFourierDirection" and not isinstance(value, str):
+        expected = "PHASE, FREQUENCY, SLICE_SELECT or COMBINATION"
     else:
         return None
     return Problem(
@@ -186,7 +193,7 @@ def series_name(path: Path) -> str:
         "bvec_loaded": "Unit directions of all volumes, FSL text format, in the voxel frame of dwi_loaded",
         "scan": "Acquisition of each volume, JSON: series, phase encoding, readout and echo times",
     },
-    dwi_copies=4.0,  # nibabel scales in float64
+    dwi_copies=2.2,
 )
 def run(
     dwi: tuple[Dwi, ...],
@@ -237,7 +244,14 @@ def scan_of(described: Sequence[Mapping[str, Any]], n_volumes: Sequence[int]) ->
         for s, (series, n) in enumerate(zip(described, n_volumes, strict=True))
         for _ in range(n)
     ]
-    series_keys = ("name", "slice_timing_s", "phase_encoding_direction")
+    series_keys = (
+        "name",
+        "slice_timing_s",
+        "phase_encoding_direction",
+        "slice_encoding_direction",
+        "partial_fourier",
+        "partial_fourier_direction",
+    )
     return {"volumes": volumes, "series": [{key: s[key] for key in series_keys} for s in described]}
 
 

@@ -15,17 +15,18 @@ from somite.gradient_check import B0_MAX
 from somite.images import Grid, read_float, read_labels, write
 from somite.orientation import describe_grid
 from somite.registry import Bval, Context, Dwi, Labels, Mask, StepConfig, step
+from somite.suites import numbers_of
 from somite.tools import read_output, run_interface, version_of
 
 
 class Config(StepConfig):
     """Options of `mask`."""
 
-    method: Literal["auto", "body", "median_otsu", "bet", "given"] = Field(
+    method: Literal["auto", "body", "median_otsu", "bet", "dwi2mask", "given"] = Field(
         "auto",
         description="Where no mask is given. auto: body. body: half of Otsu's threshold, the large pieces, "
         "holes filled; for any part of the body. median_otsu: DIPY's, for brains. bet: FSL's, for brains. "
-        "given: no mask is made, and to give none is an error",
+        "dwi2mask: MRtrix3's, for brains. given: no mask is made, and to give none is an error",
     )
     b0_max_s_per_mm2: float = Field(
         B0_MAX, ge=0, le=200, description="Volumes up to this b-value count as b=0, s/mm2"
@@ -66,12 +67,16 @@ def _bet_mask(
         in_file=str(source), out_file="bet.nii", mask=True, frac=config.bet_fraction, output_type="NIFTI"
     )
     run_interface(interface, context, [made])
-    data, made_grid = read_output(made, context.commands[-1])
+    return _read_made(made, grid, "bet", context)
+
+
+def _read_made(path: Path, grid: Grid, tool: str, context: Context) -> NDArray[np.bool_]:
+    data, made_grid = read_output(path, context.commands[-1])
     if not made_grid.matches(grid):
         raise ToolError(
             Problem(
                 "TOOL_OUTPUT_UNREADABLE",
-                "bet wrote a mask on another grid than its input's",
+                f"{tool} wrote a mask on another grid than its input's",
                 where=context.commands[-1],
                 found=describe_grid(made_grid),
                 expected=describe_grid(grid),
@@ -80,10 +85,37 @@ def _bet_mask(
     return data > 0.5
 
 
+def dwi2mask_command(version: str) -> str:
+    """The command of MRtrix3's mask from all volumes: from 3.1 on it is one of several algorithms."""
+    return "dwi2mask legacy" if numbers_of(version) >= (3, 1) else "dwi2mask"
+
+
+def _dwi2mask(
+    dwi: Path, bvals: NDArray[np.float64], grid: Grid, config: Config, context: Context
+) -> NDArray[np.bool_]:
+    """The mask of MRtrix3's dwi2mask: it thresholds the mean of each shell, so directions do not matter."""
+    from nipype.interfaces.mrtrix3 import BrainMask
+
+    shells = np.where(bvals <= config.b0_max_s_per_mm2, 0.0, bvals)
+    # Any unit vector tells it that a volume is weighted; it scales b by the square of the length.
+    directions = np.outer(shells > 0, (1.0, 0.0, 0.0))
+    table, made = context.folder / "dwi2mask.txt", context.folder / "dwi2mask.nii"
+    np.savetxt(table, np.column_stack([directions, shells]), fmt="%g")
+    # Not -fslgrad: Nipype does not quote its two paths.
+    interface = BrainMask(
+        in_file=str(dwi), out_file=made.name, grad_file=str(table), nthreads=context.threads
+    )
+    interface._cmd = dwi2mask_command(version_of("dwi2mask"))
+    run_interface(interface, context, [made])
+    return _read_made(made, grid, "dwi2mask", context)
+
+
 def _made_mask(dwi: Path, bval: Path, config: Config, context: Context) -> tuple[NDArray[np.bool_], Grid]:
     data, grid = read_float(dwi)
-    is_b0 = np.loadtxt(bval, ndmin=1).ravel() <= config.b0_max_s_per_mm2
-    mean_b0 = data[..., is_b0].mean(3)
+    bvals = np.loadtxt(bval, ndmin=1).ravel()
+    if config.method == "dwi2mask":
+        return _dwi2mask(dwi, bvals, grid, config, context), grid
+    mean_b0 = data[..., bvals <= config.b0_max_s_per_mm2].mean(3)
     if config.method == "bet":
         return _bet_mask(mean_b0, grid, config, context), grid
     if config.method == "median_otsu":
@@ -92,7 +124,9 @@ def _made_mask(dwi: Path, bval: Path, config: Config, context: Context) -> tuple
 
 
 def _tools(config: Config) -> dict[str, str]:
-    return {"FSL": version_of("bet")} if config.method == "bet" else {}
+    if config.method == "bet":
+        return {"FSL": version_of("bet")}
+    return {"MRtrix3": version_of("dwi2mask")} if config.method == "dwi2mask" else {}
 
 
 @step(makes={"mask": "Voxels to be fitted, 3D NIfTI, 1 inside"}, tools=_tools, dwi_copies=1.5)
@@ -108,7 +142,7 @@ def run(
 
     Raises:
         DatasetError: `MASK_NOT_GIVEN`, `MASK_GRID`, `MASK_EMPTY`.
-        ToolError: of bet.
+        ToolError: of bet or dwi2mask.
     """
     if mask_given is not None:
         _, grid = read_float(dwi)

@@ -97,8 +97,11 @@ def fitted(voxels: Mapping[str, Vector]) -> NDArray[np.bool_]:
 
 
 def snr_of(voxels: Mapping[str, Vector]) -> float:
-    """Mean of the b=0 signal over the noise's standard deviation, where that is known; NaN where nowhere."""
-    s0, sigma = voxels["s0"], voxels["noise_sigma"]
+    """Mean of the b=0 signal over the noise's standard deviation, where that is known; NaN where nowhere.
+
+    The fit may be of the series without its bias field, the noise is that of the series with it.
+    """
+    s0, sigma = voxels["s0"] * voxels.get("bias_field", 1.0), voxels["noise_sigma"]
     known = np.isfinite(sigma) & (sigma > 0)
     return float(np.sort(s0[known] / sigma[known]).mean()) if known.any() else math.nan
 
@@ -125,7 +128,8 @@ def measure(voxels: Mapping[str, Vector], config: Config, reason: str = "") -> l
 
     Args:
         voxels: every voxel of the segment, in any order, in the units of the maps: fa, md, ad, rd, s0,
-            residual, nonpositive, noise_sigma, mask (n,), eigenvalues (n, 3) in mm2/s.
+            residual, nonpositive, noise_sigma, mask (n,), eigenvalues (n, 3) in mm2/s; bias_field (n,) where
+            the series was divided by one.
         config: what to measure, and the limits.
         reason: why the segment has no voxel, where it has none.
     """
@@ -261,6 +265,7 @@ def run(
     bval: Bval,
     labels_dwi: Labels | None = None,
     label_table: LabelTable | None = None,
+    bias_field: Annotated[Path, "Bias field that the series was divided by, 3D NIfTI"] | None = None,
     identity: Annotated[Path, "Whose scan it is, JSON: columns of the table"] | None = None,
     config: Config,
     context: Context,
@@ -282,6 +287,7 @@ def run(
         "eigenvalues": eigenvalues,
     }
     maps |= {"nonpositive": nonpositive, "noise_sigma": noise_sigma, "mask": mask}
+    maps |= {} if bias_field is None else {"bias_field": bias_field}
     table = None if label_table is None else by_segment(read_label_table(label_table))
     if labels_dwi is not None and table is None:
         raise DatasetError(_no_table(labels_dwi))

@@ -314,3 +314,42 @@ def test_the_digest_follows_the_meaning_not_the_writing(tmp_path: Path) -> None:
     assert (turned, turned.digest()) == (short, short.digest())
     text = json.dumps(short.canonical(), sort_keys=True, separators=(",", ":"))
     assert short.digest() == hashlib.sha256(text.encode()).hexdigest()
+
+
+# Containers of tools
+
+
+def test_a_suite_of_tools_may_come_from_a_container(tmp_path: Path) -> None:
+    assert settings(tmp_path, "protocol: x\n").tools.containers() == {}
+    got = settings(
+        tmp_path,
+        """
+protocol: x
+tools:
+  fsl: {container: apptainer exec --bind "/my data" '/my images/fsl.sif'}
+  mrtrix3:
+    container: docker run --rm -v /data:/data mrtrix3:3.0.4
+""",
+    )
+    assert got.tools.containers() == {
+        "fsl": """apptainer exec --bind "/my data" '/my images/fsl.sif'""",
+        "mrtrix3": "docker run --rm -v /data:/data mrtrix3:3.0.4",
+    }
+    assert settings(tmp_path, got.to_yaml()) == got
+
+
+@pytest.mark.parametrize(
+    "command", ["''", "'  '", "apptainer exec 'fsl.sif", 'docker run "img', "a\\", '"one\\ntwo"']
+)
+def test_a_command_that_is_none_is_refused_in_words(tmp_path: Path, command: str) -> None:
+    text = f"protocol: x\ntools:\n  fsl:\n    container: {command}\n"
+    with pytest.raises(ConfigError) as caught:
+        settings(tmp_path, text)
+    (problem,) = caught.value.problems
+    assert problem.code == "CONFIG_VALUE" and problem.where.endswith("line 4, tools.fsl.container")
+    assert "apptainer exec /images/fsl.sif" in problem.expected
+
+
+def test_a_container_may_not_be_a_list_and_a_suite_must_be_known(tmp_path: Path) -> None:
+    mine = written(tmp_path, "protocol: x\ntools: {fsl: {container: [apptainer, exec]}, ants: {}}\n")
+    assert codes(mine) == ["CONFIG_TYPE", "CONFIG_UNKNOWN_KEY"]

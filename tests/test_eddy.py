@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import install
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from somite import images
-from somite.errors import DatasetError, ToolError
-from somite.fsl_eddy import acquisition
-from somite.gradients import Gradients, read_fsl, voxel_to_world, write_fsl
+from somite.errors import DatasetError
+from somite.gradients import Gradients, read_fsl, write_fsl
 from somite.images import Grid
 from somite.interfaces import eddy
 from somite.registration import (
@@ -404,101 +402,6 @@ def test_real_reversed_scans_agree_better_after_correction(real_data: Path) -> N
     _, turned, _, table = eddy.correct_rigid(data, gradients, mask, grid)
     assert 0.02 < table[:, 6].max() < 3
     assert np.linalg.norm(turned.bvecs[1:], axis=1) == pytest.approx(1)
-
-
-# FSL eddy, by its stand-in
-
-
-def fsl(
-    folder: Path, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, mode: str = "", **options: object
-):
-    install("eddy_openmp", folder, monkeypatch)
-    monkeypatch.setenv("FAKE_MODE", mode)
-    return step(folder, files, method="fsl", **options)
-
-
-def test_fsl_eddy_gets_its_files_and_gives_its_results(
-    tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (dwi, bvec, motion), context = fsl(tmp_path, files, monkeypatch, fsl_slm="linear")
-    data, grid = images.read_float(dwi)
-    assert np.array_equal(data, images.read_float(files["dwi"])[0])
-    (command,) = context.commands
-    assert command.startswith("eddy_openmp") and "--repol" in command and "--slm=linear" in command
-    assert "threads 2" in (context.folder / "eddy_openmp.log").read_text()
-    angle = np.deg2rad(2.0)
-    turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-    np.testing.assert_allclose(np.loadtxt(bvec), turn @ np.loadtxt(files["bvec"]), atol=1e-8)
-    rows = read_motion(motion)[1]
-    # 1.5 mm along the first axis as FSL has it: reversed, since the determinant is positive here.
-    assert np.linalg.det(grid.affine) > 0
-    np.testing.assert_allclose(rows[1:, 1:4], np.tile(-1.5 * grid.affine[:3, 0] / 4, (8, 1)), atol=1e-4)
-    # Turned by 2 degrees about that axis, as it turns the directions.
-    frame = voxel_to_world(grid.affine)
-    expected = Rotation.from_matrix(frame @ turn @ frame.T).as_rotvec(degrees=True)
-    np.testing.assert_allclose(rows[1:, 4:7], np.tile(expected, (8, 1)), atol=1e-4)
-    np.testing.assert_allclose(rows[:, 7], np.arange(9) * 0.1, atol=1e-6)
-    assert eddy._fsl_tools(eddy.Config(method="fsl")) == {"FSL": "6.0.7.4"}
-    assert eddy._fsl_tools(eddy.Config()) == {}
-
-
-@pytest.mark.parametrize(
-    ("mode", "code", "words"),
-    [
-        ("late", "TOOL_FAILED", "line 39 of what it said"),
-        ("crash", "TOOL_FAILED", "SIGSEGV"),
-        ("quiet", "TOOL_OUTPUT_MISSING", "eddy_out.nii.gz"),
-        ("empty", "TOOL_OUTPUT_MISSING", "empty"),
-        ("garbage", "TOOL_OUTPUT_UNREADABLE", "eddy_out.nii.gz"),
-        ("short", "TOOL_OUTPUT_UNREADABLE", "24 x 22 x 6 x 8"),
-        ("nan", "TOOL_OUTPUT_UNREADABLE", "eddy_rotated_bvecs"),
-    ],
-)
-def test_fsl_eddy_that_fails_is_not_believed(
-    tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch, mode: str, code: str, words: str
-) -> None:
-    with pytest.raises(ToolError) as error:
-        fsl(tmp_path, files, monkeypatch, mode)
-    (problem,) = error.value.problems
-    assert problem.code == code and words in str(problem) and "--imain" in problem.where
-    assert not (tmp_path / "work folder/dwi_corrected.nii").exists()
-
-
-def test_fsl_eddy_refuses_in_its_own_words(tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = json.loads(files["scan"].read_text())
-    for volume in scan["volumes"]:
-        volume["total_readout_time_s"] = 0.001
-    files["scan"].write_text(json.dumps(scan))
-    with pytest.raises(ToolError, match="EDDY::: --acqp"):
-        fsl(tmp_path, files, monkeypatch)
-
-
-def test_fsl_eddy_needs_phase_encoding_and_readout(
-    tmp_path: Path, files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unknown = {"phase_encoding_direction": None, "total_readout_time_s": None}
-    files["scan"].write_text(json.dumps({"volumes": [unknown] * 9}))
-    with pytest.raises(DatasetError) as error:
-        fsl(tmp_path, files, monkeypatch)
-    assert [p.code for p in error.value.problems] == ["NO_PHASE_ENCODING", "NO_READOUT_TIME"]
-    assert all("rigid" in p.do for p in error.value.problems)
-
-
-def test_acquisition_rows_are_shared_and_the_first_axis_follows_fsl() -> None:
-    volumes = [
-        {"phase_encoding_direction": d, "total_readout_time_s": t}
-        for d, t in (("i", 0.05), ("j-", 0.05), ("i", 0.05), ("i", 0.04))
-    ]
-    rows, index = acquisition(volumes, np.diag([2.0, 2, 2, 1]))
-    assert rows == [[-1, 0, 0, 0.05], [0, -1, 0, 0.05], [-1, 0, 0, 0.04]] and index == [1, 2, 1, 3]
-    assert acquisition(volumes, np.diag([-2.0, 2, 2, 1]))[0][0] == [1, 0, 0, 0.05]
-
-
-def test_fsl_that_is_not_there_is_said_at_plan_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv("FSLDIR", raising=False)
-    with pytest.raises(ToolError, match="TOOL_MISSING"):
-        eddy._fsl_tools(eddy.Config(method="fsl"))
 
 
 @pytest.mark.parametrize(("rotation_deg", "warned"), [(5.0, False), (33.0, True)])

@@ -447,6 +447,21 @@ def test_slice_times_follow_the_slices() -> None:
     assert load.slice_timing(times, StorageChange((2, 0, 1), (False,) * 3)) is None
 
 
+def test_how_each_series_covered_k_space_is_told_in_the_axes_of_the_joined_one(tmp_path: Path) -> None:
+    first, second = Scan(tmp_path, "run-1"), Scan(tmp_path, "run-2", seed=1)
+    known = {"PartialFourier": 0.75, "PartialFourierDirection": "PHASE", "SliceEncodingDirection": "k"}
+    second.sidecar.write_text(json.dumps(known))
+    stored(second, (2, 0, 1), (-1, -1, 1))
+    (_, _, _, path), _ = run(tmp_path, first, second)
+    one, other = json.loads(path.read_text())["series"]
+    assert (one["slice_encoding_direction"], one["partial_fourier"]) == ("k", None)
+    steps = np.linalg.solve(OBLIQUE[:3, :3], second.affine[:3, 2])
+    axis = int(np.abs(steps).argmax())
+    assert axis != 2
+    assert other["slice_encoding_direction"] == "ijk"[axis] + ("-" if steps[axis] < 0 else "")
+    assert (other["partial_fourier"], other["partial_fourier_direction"]) == (0.75, "PHASE")
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -456,6 +471,9 @@ def test_slice_times_follow_the_slices() -> None:
         ('{"TotalReadoutTime": "0.05"}', "SIDECAR_INVALID"),
         ('{"PhaseEncodingDirection": "AP"}', "SIDECAR_INVALID"),
         ('{"SliceTiming": 3}', "SIDECAR_INVALID"),
+        ('{"PartialFourier": "6/8"}', "SIDECAR_INVALID"),
+        ('{"PartialFourier": 1.5}', "SIDECAR_INVALID"),
+        ('{"PartialFourierDirection": 1}', "SIDECAR_INVALID"),
     ],
 )
 def test_a_sidecar_that_makes_no_sense_is_named(tmp_path: Path, scan: Scan, text: str, code: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import install
+from fakes import install, put_script
 from scipy.ndimage import binary_dilation
 from scipy.spatial.transform import Rotation
 
@@ -200,6 +201,52 @@ def test_bet_that_is_not_there_says_what_to_install(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("FSLDIR", raising=False)
     with pytest.raises(ToolError, match="TOOL_MISSING"):
         mask._tools(mask.Config(method="bet"))
+
+
+# MRtrix3 dwi2mask, the real one
+
+
+def test_the_real_dwi2mask_serves_and_does_not_need_directions(tmp_path: Path, scan, need_tool) -> None:
+    tool = need_tool("dwi2mask")
+    files, _ = scan
+    # A head, which it is made for: of the legs it takes the bright fluid only.
+    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    truth = x**2 + y**2 + (z / 1.5) ** 2 < 0.6
+    noise = np.random.default_rng(0).normal(0, 15, (2, *SHAPE, 4))
+    dwi = np.hypot(truth[..., None] * np.array([600, 250, 200, 600]) + noise[0], noise[1])
+    files["dwi"] = images.write(tmp_path / "head.nii", dwi, GRID)
+    np.savetxt(files["bval"], [[0, 1000, 1000, 40]], fmt="%g")  # which MRtrix3 by itself takes for a shell
+    config = mask.Config(method="dwi2mask")
+    assert mask._tools(config)["MRtrix3"].startswith("3.")
+    work = context(tmp_path, "work folder & more")
+    found = voxels(mask.run(**files, config=config, context=work))
+    assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.95
+    (command,) = work.commands
+    assert command.startswith("dwi2mask ") and "-nthreads 1" in command
+    # The same from its own command line, with directions of all sorts.
+    np.savetxt(tmp_path / "v", [[0, 0.6, 0, 0], [0, 0.8, 0, 0], [0, 0, 1, 0]])
+    np.savetxt(tmp_path / "b0", [[0, 1000, 1000, 0]], fmt="%g")
+    call = [tool, "-quiet", files["dwi"], tmp_path / "its.nii", "-fslgrad", tmp_path / "v", tmp_path / "b0"]
+    subprocess.run(call, check=True)
+    assert np.array_equal(found, voxels(tmp_path / "its.nii"))
+
+
+def test_dwi2mask_is_an_algorithm_of_many_from_3_1_on() -> None:
+    for version, command in (("3.0.3", "dwi2mask"), ("3.0.4 in docker run", "dwi2mask"), ("3.1.0", "legacy")):
+        assert mask.dwi2mask_command(version).split()[-1] == command
+
+
+@pytest.mark.parametrize(("body", "code"), [("exit 1", "TOOL_FAILED"), ("true", "TOOL_OUTPUT_MISSING")])
+def test_dwi2mask_that_fails_is_not_believed(
+    tmp_path: Path, scan, monkeypatch: pytest.MonkeyPatch, body: str, code: str
+) -> None:
+    files, _ = scan
+    says = 'if [ "$1" = --version ]; then echo "== dwi2mask 3.1.0 =="; exit; fi'
+    put_script(tmp_path / "bin/dwi2mask", f"{says}\necho 'dwi2mask: [ERROR] no b=0' >&2; {body}")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    with pytest.raises(ToolError, match=code) as error:
+        mask.run(**files, config=mask.Config(method="dwi2mask"), context=context(tmp_path))
+    assert error.value.problems[0].where.startswith("dwi2mask legacy ")
 
 
 @pytest.mark.parametrize("snr", [10.0, 25.0, np.inf])

@@ -37,6 +37,14 @@ def test_needs_follow_from_the_parameters(monkeypatch: pytest.MonkeyPatch) -> No
     assert (needs["mask"].many, needs["mask"].optional) == (False, True)
 
 
+def test_several_files_may_be_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(config: Config, context: Context, several: tuple[Dwi, ...] | None = None) -> Path:
+        raise NotImplementedError
+
+    (need,) = registered(run, monkeypatch).needs
+    assert (need.name, need.many, need.optional) == ("several", True, True)
+
+
 def test_a_parameter_that_is_no_path_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(threshold: float, config: Config, context: Context) -> Path:
         raise NotImplementedError

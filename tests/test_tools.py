@@ -94,6 +94,47 @@ def test_a_version_is_what_the_tool_states_else_its_content(
     assert tools.version_of("mute_1") == digest != tools.version_of("mute_2")
 
 
+def test_of_a_pattern_the_highest_version_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("FSLDIR", str(tmp_path / "fsl"))
+    for folder, version in (("bin", "9.1"), ("fsl/bin", "10.2"), ("fsl/bin", "8.0")):
+        script(tmp_path / folder, f"eddy_cuda{version}", "true")
+    script(tmp_path / "bin", "eddy_cuda11.0", "true").chmod(0o644)  # not executable
+    assert tools.find("eddy_cuda", "eddy_cuda*") == tmp_path / "fsl/bin/eddy_cuda10.2"
+    script(tmp_path / "bin", "eddy_cuda", "true")
+    assert tools.find("eddy_cuda", "eddy_cuda*") == tmp_path / "bin/eddy_cuda"
+
+
+@pytest.mark.parametrize(("said", "old"), [("0.3.16", True), ("3.0_RC3", False), ("3.0.3", False)])
+def test_a_version_that_is_too_old_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, old: bool
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
+    script(tmp_path, "dwi2tensor", f'echo "== dwi2tensor {said} =="')
+    if not old:
+        assert tools.version_of("dwi2tensor").startswith("3.0")
+        return
+    with pytest.raises(ToolError) as error:
+        tools.version_of("dwi2tensor")
+    problem = problem_of(error)
+    assert (problem.code, problem.found, problem.expected) == ("TOOL_TOO_OLD", said, "3.0 or later")
+    assert "mrtrix3" in problem.do
+
+
+def test_every_tool_that_a_method_calls_belongs_to_a_suite() -> None:
+    fsl = ("bet", "topup", "applytopup", "eddy", "eddy_cpu", "eddy_openmp", "eddy_cuda10.2", "dtifit")
+    mrtrix3 = ("dwidenoise", "mrdegibbs", "dwi2mask", "dwi2tensor", "tensor2metric", "dwibiascorrect")
+    assert {tools.suite_of(name) for name in fsl} == {tools.FSL}
+    assert {tools.suite_of(name).name for name in mrtrix3} == {"MRtrix3"}
+    assert tools.suite_of("nvidia-smi") is None
+
+
+def test_the_real_mrtrix_tools_are_all_found(need_tool) -> None:
+    need_tool("dwidenoise")
+    for name in ("mrdegibbs", "dwi2mask", "dwi2tensor", "tensor2metric", "dwibiascorrect", "mrinfo"):
+        assert tools.find(name).name == name and tools.version_of(name).startswith("3.")
+
+
 def test_mrtrix_version_is_read_from_the_real_tool(need_tool) -> None:
     need_tool("dwidenoise")
     assert tools.version_of("MRtrix3").startswith("3.")

@@ -28,6 +28,13 @@ class Use:
     """Product -> the derivative that it becomes in the output."""
     only_with: str = ""
     """A product without which the step is left out, where it may not be given."""
+    unless_none: tuple[str, ...] = ()
+    """Products that say nothing where the step's method is none, and are not delivered then."""
+
+    def delivered(self, config: Mapping[str, Any]) -> Mapping[str, Derivative]:
+        """What is delivered by a node with these options."""
+        empty = self.unless_none if config.get("method") == "none" else ()
+        return {product: derivative for product, derivative in self.deliver.items() if product not in empty}
 
 
 @dataclass(frozen=True)

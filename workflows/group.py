@@ -1,4 +1,4 @@
-"""The cohort: one table of all sessions that ended well, and a row for every session in the status."""
+"""The cohort: tables of all sessions that ended well, and a row for every session in the status."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from somite import record
+from somite import containers, record
 from somite.derivatives import Derivative
 from somite.errors import Problem, in_one_line
 from somite.files import write_atomically
@@ -27,7 +27,18 @@ STEPS = (
             "segments_dictionary": Derivative("segments", extension=".json"),
         },
     ),
+    Use(
+        "qc_table",
+        deliver={
+            "qc_table": Derivative("qc", extension=".tsv"),
+            "qc_wide": Derivative("qc_wide", extension=".tsv"),
+            "qc_table_dictionary": Derivative("qc", extension=".json"),
+        },
+    ),
 )
+
+# What is gathered from the sessions that are done -> how the names of its files end.
+GATHERED = {"stats": "_desc-segments_stats.tsv", "qc": "_desc-qc_stats.tsv"}
 
 STATUS_COLUMNS = (
     "participant_id",
@@ -126,18 +137,20 @@ def _changed(last: Record, unit: Unit) -> str:
 
 def unit(place: Place, cohort: Sequence[Member]) -> Unit:
     """The group level as a unit of the engine: the tables of the sessions that are done."""
-    stats = [
-        place.out_dir / item.path
+    delivered = [
+        item.path
         for member in cohort
         if member.verdict == "done" and member.last is not None
         for item in member.last.outputs
-        if item.path.endswith("_desc-segments_stats.tsv")
     ]
     group = place.out_dir / "group"
     return Unit(
         label="group",
-        nodes=join(STEPS, ("stats",), place.settings.step, "workflows/group.py"),
-        files={"stats": tuple(stats)},
+        nodes=join(STEPS, GATHERED, place.settings.step, "workflows/group.py"),
+        files={
+            product: tuple(place.out_dir / path for path in delivered if path.endswith(ending))
+            for product, ending in GATHERED.items()
+        },
         texts={},
         targets={
             product: (group / f"{derivative.suffix}{derivative.extension}", derivative)
@@ -148,6 +161,7 @@ def unit(place: Place, cohort: Sequence[Member]) -> Unit:
         work_dir=place.work_dir,
         source_dir=place.out_dir,
         identity={"participant_id": "group"},
+        containers=containers.used(),
         verify=place.verify,
         command=place.command,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from somite import __version__, bids
+from somite import __version__, bids, containers
 from somite.configs.model import Settings
-from somite.dataset.sessions import Plan, Session
+from somite.dataset.sessions import Opposed, Plan, Session
 from somite.derivatives import Derivative
 from somite.workflows.graph import Node, Use, join
 from somite.workflows.session import Unit
@@ -37,7 +37,7 @@ STEPS = (
     Use("load", deliver={"bval_loaded": preproc(".bval")}),
     Use(
         "denoise",
-        {"dwi": "dwi_loaded"},
+        {"dwi": "dwi_loaded", "bval": "bval_loaded"},
         {
             "noise_sigma": Derivative(
                 "dwimap",
@@ -46,19 +46,56 @@ STEPS = (
             )
         },
     ),
+    Use("degibbs", {"dwi": "dwi_denoised"}),
+    Use(
+        "susceptibility",
+        {"dwi": "dwi_degibbs", "bval": "bval_loaded", "bvec": "bvec_loaded"},
+        {
+            "field": Derivative(
+                "fieldmap",
+                {"space": "dwi"},
+                metadata={"Description": "Off-resonance, in the undistorted space", "Units": "Hz"},
+                told={"Units": "unit of the field"},
+            ),
+            "b0_undistorted": Derivative(
+                "dwiref",
+                {"space": "dwi", "desc": "undistorted"},
+                metadata={"Description": "Mean b=0 volume of both phase-encoding directions"},
+            ),
+        },
+        only_with="pairing",
+    ),
     Use(
         "eddy",
-        {"dwi": "dwi_denoised", "bval": "bval_loaded", "bvec": "bvec_loaded"},
+        {"dwi": "dwi_degibbs", "bval": "bval_loaded", "bvec": "bvec_loaded"},
         {
-            "dwi_corrected": preproc(),
             "bvec_corrected": preproc(".bvec"),
             "motion": Derivative("motion", extension=".tsv"),
+            "outliers": Derivative("outliers", extension=".tsv"),
+            "distortion": Derivative("distortion", extension=".tsv"),
         },
+        unless_none=("motion", "outliers", "distortion"),
+    ),
+    Use(
+        "bias",
+        {"dwi": "dwi_corrected", "bval": "bval_loaded"},
+        {
+            "dwi_unbiased": preproc(),
+            "bias_field": Derivative(
+                "dwimap",
+                {"space": "dwi", "param": "bias"},
+                metadata={
+                    "Description": "Receive field that the series was divided by",
+                    "Units": "unitless",
+                },
+            ),
+        },
+        unless_none=("bias_field",),
     ),
     Use("transfer", {"dwi": "dwi_corrected"}, only_with="labels"),
     Use(
         "mask",
-        {"dwi": "dwi_corrected", "bval": "bval_loaded"},
+        {"dwi": "dwi_unbiased", "bval": "bval_loaded"},
         {
             "mask": Derivative(
                 "mask",
@@ -69,7 +106,7 @@ STEPS = (
     ),
     Use(
         "tensor",
-        {"dwi": "dwi_corrected", "bval": "bval_loaded", "bvec": "bvec_corrected"},
+        {"dwi": "dwi_unbiased", "bval": "bval_loaded", "bvec": "bvec_corrected"},
         {
             "fa": tensor_map("fa", "Fractional anisotropy", "unitless"),
             "md": tensor_map("md", "Mean diffusivity", MM2_PER_S),
@@ -85,6 +122,19 @@ STEPS = (
         },
     ),
     Use(
+        "gradient_orientation",
+        deliver={"gradient_orientation": Derivative("stats", {"desc": "bveccheck"}, ".tsv")},
+        unless_none=("gradient_orientation",),
+    ),
+    Use(
+        "qc",
+        {"bval": "bval_loaded", "bvec": "bvec_corrected"},
+        {
+            "qc": Derivative("stats", {"desc": "qc"}, ".tsv"),
+            "qc_dictionary": Derivative("stats", {"desc": "qc"}, ".json"),
+        },
+    ),
+    Use(
         "roi",
         {"bval": "bval_used"},
         {"segments": Derivative("stats", {"desc": "segments"}, ".tsv")},
@@ -93,7 +143,7 @@ STEPS = (
 
 # What the plan gives for every session, and what it may give.
 GIVEN = ("dwi", "bval", "bvec", "sidecar", "identity")
-OPTIONAL = ("labels", "label_table", "labels_transform", "mask_given")
+OPTIONAL = ("labels", "label_table", "labels_transform", "mask_given", "pairing", "opposed")
 
 
 @dataclass(frozen=True)
@@ -144,17 +194,20 @@ def check(settings: Settings) -> None:
 
 
 def _unit(session: Session, place: Place, nodes: Callable[[frozenset[str]], tuple[Node, ...]]) -> Unit:
-    optional: dict[str, Path | None] = {
+    optional: dict[str, Path | tuple[Path, ...] | None] = {
         "labels": session.labels,
         "label_table": session.label_table,
         "labels_transform": session.labels_transform,
         "mask_given": session.mask,
+        "opposed": tuple(image.path for image in session.opposed or ()) or None,
     }
     present = {name: path for name, path in optional.items() if path is not None}
+    texts = {} if session.opposed is None else {"pairing": pairing_of(session.opposed)}
     identity = identity_of(session, place.settings)
+    own = nodes(frozenset(present) | frozenset(texts))
     return Unit(
         label=session.label,
-        nodes=nodes(frozenset(present)),
+        nodes=own,
         files={
             "dwi": tuple(series.dwi for series in session.series),
             "bval": tuple(series.bval for series in session.series if series.bval),
@@ -167,11 +220,11 @@ def _unit(session: Session, place: Place, nodes: Callable[[frozenset[str]], tupl
                 for series in session.series
             ),
             "identity": json.dumps(identity, sort_keys=True),
+            **texts,
         },
         targets={
             product: (place.out_dir / target(session, derivative), derivative)
-            for use in STEPS
-            for product, derivative in use.deliver.items()
+            for product, derivative in delivered(own).items()
         },
         out_dir=place.out_dir,
         work_dir=place.work_dir,
@@ -180,10 +233,29 @@ def _unit(session: Session, place: Place, nodes: Callable[[frozenset[str]], tupl
         identity=identity,
         facts=session.facts,
         warnings=session.warnings,
+        containers=containers.used(),
         keep=place.settings.keep,
         verify=place.verify,
         command=place.command,
     )
+
+
+def delivered(nodes: Iterable[Node]) -> dict[str, Derivative]:
+    """What a session of these nodes delivers, in the order of `STEPS`."""
+    options = {node.step: node.config for node in nodes}
+    return {
+        product: derivative
+        for use in STEPS
+        if use.step in options
+        for product, derivative in use.delivered(options[use.step]).items()
+    }
+
+
+def pairing_of(opposed: tuple[Opposed, ...]) -> str:
+    """What the step `susceptibility` is told of the images of opposite phase encoding, as JSON."""
+    keys = ("phase_encoding_direction", "total_readout_time_s", "b0_volumes")
+    images = [{"name": bids.stem(one.path)} | {key: getattr(one, key) for key in keys} for one in opposed]
+    return json.dumps({"opposed": images}, sort_keys=True)
 
 
 def voxels(shape: tuple[int, ...]) -> int:

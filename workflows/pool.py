@@ -23,7 +23,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from somite import record, resources
+from somite import containers, jit, record, resources
 from somite.errors import Problem
 from somite.lease import Owner
 from somite.record import Record
@@ -250,6 +250,8 @@ def _work(unit: Unit, threads: int, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resources.set_threads(threads)
+    containers.use(unit.containers)
+    jit.keep_in(unit.work_dir / "numba")
     log = unit.out_dir / "logs" / f"{unit.label}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as file:

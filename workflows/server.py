@@ -5,16 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 from multiprocessing import forkserver
-from pathlib import Path
 
 
-def start(work_dir: Path) -> None:
-    """Start the server, which loads every step with its libraries while this process reads the dataset.
-
-    Args:
-        work_dir: a step that numba compiles keeps its code here: where Somite lies may be read-only.
-    """
-    os.environ["NUMBA_CACHE_DIR"] = str(work_dir / "numba")
+def start() -> None:
+    """Start the server, which loads every step with its libraries while this process reads the dataset."""
     # Steps place their threads themselves.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")

@@ -47,6 +47,8 @@ class Unit:
     identity: Mapping[str, str] = field(default_factory=dict)
     facts: tuple[Fact, ...] = ()
     warnings: tuple[Problem, ...] = ()
+    containers: Mapping[str, str] = field(default_factory=dict)
+    """Suite of tools -> the container that it comes from, for `containers.use`."""
     keep: Literal["final", "all"] = "all"
     verify: bool = False
     command: str = ""
@@ -99,15 +101,11 @@ def look(unit: Unit) -> list[Trace]:
         except OSError:
             return "unknown"
 
-    given: dict[str, Any] = {}
-    for name, paths in unit.files.items():
-        if isinstance(paths, tuple):
-            several = [product(path) for path in paths]
-            given[name] = "unknown" if "unknown" in several else several
-        else:
-            given[name] = None if paths is None else product(paths)
-    for name, text in unit.texts.items():
-        given[name] = [_product_of(t) for t in text] if isinstance(text, tuple) else _product_of(text)
+    given = _each_given(unit, product, _product_of)
+    given = {
+        name: "unknown" if isinstance(made, list) and "unknown" in made else made
+        for name, made in given.items()
+    }
     traces = engine.trace(unit.nodes, given, unit.cache_root)
     last = record.read(record.path_of(unit.out_dir, unit.label))
     if all(item.state == "cached" for item in traces) and not _must_place(unit, traces, last):
@@ -121,7 +119,24 @@ def _is_there(item: Trace, unit: Unit) -> bool:
     return all(product.is_whole(unit.cache_root) for product in item.outputs.values())
 
 
-def _product_of(text: str) -> Product:
+def _each_given(
+    unit: Unit, of_file: Callable[[Path], Any], of_text: Callable[[str, str], Any]
+) -> dict[str, Any]:
+    """What is given, by its name: each file by `of_file`, each text by `of_text` with a name for its file."""
+    given: dict[str, Any] = {}
+    for name, paths in unit.files.items():
+        if isinstance(paths, tuple):
+            given[name] = [of_file(path) for path in paths]
+        else:
+            given[name] = None if paths is None else of_file(paths)
+    for name, text in unit.texts.items():
+        texts = text if isinstance(text, tuple) else (text,)
+        made = [of_text(f"{name}_{i}.json", item) for i, item in enumerate(texts)]
+        given[name] = made if isinstance(text, tuple) else made[0]
+    return given
+
+
+def _product_of(name: str, text: str) -> Product:  # noqa: ARG001
     raw = text.encode()
     return Product(hashlib.sha256(raw).hexdigest(), len(raw), "")
 
@@ -220,25 +235,13 @@ def _given(unit: Unit, hashes: HashCache) -> dict[str, Value]:
     def product(path: Path) -> Product:
         return Product(hashes.sha256(path), path.stat().st_size, str(path))
 
-    given: dict[str, Value] = {}
-    for name, paths in unit.files.items():
-        if isinstance(paths, tuple):
-            given[name] = [product(path) for path in paths]
-        else:
-            given[name] = None if paths is None else product(paths)
-    folder = unit.folder / "given"
-    for name, text in unit.texts.items():
-        texts = text if isinstance(text, tuple) else (text,)
-        written = [_write_given(folder / f"{name}_{i}.json", item) for i, item in enumerate(texts)]
-        products = [product(path) for path in written]
-        given[name] = products if isinstance(text, tuple) else products[0]
-    return given
+    def written(name: str, text: str) -> Product:
+        path = unit.folder / "given" / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomically(path, text)
+        return product(path)
 
-
-def _write_given(path: Path, text: str) -> Path:
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
-        write_atomically(path, text)
-    return path
+    return _each_given(unit, product, written)
 
 
 def _is_sound(item: Trace, cache_root: Path) -> bool:
@@ -295,7 +298,7 @@ def _serves(item: Delivered, target: Path, product: Product, verify: bool) -> bo
 
 def _deliver(unit: Unit, traces: Sequence[Trace], last: Record | None) -> list[Delivered]:
     made = _sources(traces)
-    node_of = {product: item.node for item in traces for product in item.outputs}
+    trace_of = {product: item for item in traces for product in item.outputs}
     kept = _kept(unit, made, last)
     for target, _ in unit.targets.values():
         remove_drafts(target)
@@ -310,7 +313,7 @@ def _deliver(unit: Unit, traces: Sequence[Trace], last: Record | None) -> list[D
             size = target.stat().st_size
             item = Delivered(relative, fingerprint.sha256(target), size, made[product].sha256)
         if derivative.metadata:
-            derivatives.write_sidecar(target, _sidecar(unit, node_of[product], derivative))
+            derivatives.write_sidecar(target, _sidecar(unit, trace_of[product], derivative))
         outputs.append(item)
     gone = {item.path for item in (last.outputs if last else [])} - {item.path for item in outputs}
     derivatives.remove(unit.out_dir / path for path in gone)
@@ -328,10 +331,13 @@ def _open_record(unit: Unit, last: Record, kept: Mapping[str, Delivered]) -> Non
     record.write(replace(last, verdict="failed", problems=[problem], outputs=stays), unit.out_dir)
 
 
-def _sidecar(unit: Unit, node: Node, derivative: Derivative) -> dict[str, Any]:
+def _sidecar(unit: Unit, item: Trace, derivative: Derivative) -> dict[str, Any]:
+    node = item.node
+    inferred = {fact["name"]: fact["value"] for fact in item.report["facts"]}
     sources = [f"bids:raw:{_relative(unit, path)}" for path in _files(unit)]
     return {
         **derivative.metadata,
+        **{key: inferred[name] for key, name in derivative.told.items() if name in inferred},
         **({"SpatialReference": sources[0]} if "space" in derivative.entities else {}),
         "Sources": sources,
         "Step": node.step,

@@ -162,7 +162,7 @@ def _plan(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from somite.workflows import server
 
-    server.start(_work_dir(options))
+    server.start()
     from somite import show
     from somite.derivatives import write_dataset_files
     from somite.workflows import cohort, group, participant
@@ -251,12 +251,14 @@ def _place(options: argparse.Namespace) -> Place:
         ConfigError: every mistake of the YAML.
         DatasetError: what is wrong with the dataset as a whole.
     """
+    from somite import containers
     from somite.configs import reader
     from somite.plan import make_plan
     from somite.registry import discover
     from somite.workflows.participant import Place
 
     settings = reader.read(options.config, discover())
+    containers.use(settings.tools.containers())
     _check_output(options.out_dir, options.bids_dir)
     plan = make_plan(options.bids_dir, settings, options.participant_label, options.session_label)
     errors = [problem for problem in plan.problems if problem.severity == "error"]

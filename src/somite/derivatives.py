@@ -17,14 +17,21 @@ from somite.files import beside, write_atomically
 
 BIDS_VERSION = "1.11.0"
 
-# What BIDS has no names for yet: BEP016 maps, tables and reports.
+# What BIDS has no names for yet: BEP016 maps, tables and reports; and a field map without a magnitude image.
 BIDSIGNORE = """\
 *_dwimap.nii.gz
 *_dwimap.json
 *_desc-preproc_dwi.bval
 *_desc-preproc_dwi.bvec
+*_dwiref.nii.gz
+*_dwiref.json
+*_fieldmap.nii.gz
+*_fieldmap.json
 *_stats.tsv
+*_stats.json
 *_motion.tsv
+*_outliers.tsv
+*_distortion.tsv
 /group
 """
 
@@ -38,6 +45,8 @@ class Derivative:
     extension: str = ".nii.gz"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Goes into the sidecar of an image: description and units."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Key of the sidecar -> name of a fact whose value stands there instead, where the step inferred it."""
 
 
 def compress(source: Path, target: Path) -> Path:
@@ -97,9 +106,11 @@ def write_dataset_files(out_dir: Path, bids_dir: Path, *, command: str, config: 
         out_dir / "README.md",
         "# Somite derivatives\n\n"
         "Diffusion tensor maps and segment tables. `group/segments.tsv` holds a row per segment, metric and\n"
-        "statistic; `group/segments.json` says what its columns mean; `group/status.tsv` has a row per\n"
-        "session. `code/config.yaml` is the configuration that was used, `logs/` holds the record of each\n"
-        "session: versions, checksums, times, and what was inferred.\n",
+        "statistic; `group/segments.json` says what its columns mean. `group/qc.tsv` holds the quality\n"
+        "numbers of each session with their verdicts, `group/qc_wide.tsv` a row per session, and\n"
+        "`group/qc.json` says what they mean; `group/status.tsv` has a row per session.\n"
+        "`code/config.yaml` is the configuration that was used, `logs/` holds the record of each session:\n"
+        "versions, checksums, times, and what was inferred.\n",
     )
 
 

@@ -20,6 +20,7 @@ from somite.dataset.deviations import deviations
 from somite.dataset.grouping import Group, group
 from somite.dataset.index import Dataset, Visit, read_dataset, visits
 from somite.dataset.labelling import find_labels, find_mask, passes
+from somite.dataset.pairing import Candidates, find_pairing
 from somite.dataset.regions import Tables
 from somite.dataset.series import Sidecars, check_joined, read_series
 from somite.dataset.sessions import Deviation, Plan, Series, Session, listing
@@ -44,6 +45,8 @@ class _Study:
     expected: tuple[Segment, ...] | None
     b0_max: float
     mask_required: bool
+    undistort: bool
+    """Whether distortion by susceptibility is to be corrected, where a session tells it."""
     sidecars: Sidecars = field(default_factory=Sidecars)
     tables: Tables = field(default_factory=Tables)
 
@@ -93,7 +96,7 @@ def make_plan(
         return Plan(root, problems=error.problems)
     study, problems = _study(dataset, settings)
     wanted, absent = _asked(dataset.participants, participants, "participant", "sub-")
-    found = [visit for participant in wanted for visit in visits(dataset, participant, ("dwi",))]
+    found = [visit for participant in wanted for visit in visits(dataset, participant, ("dwi", "fmap"))]
     chosen, no_session = _choose_sessions(found, participants, sessions)
     parts = [
         part
@@ -143,6 +146,7 @@ def _study(dataset: Dataset, settings: Settings) -> tuple[_Study, list[Problem]]
         None if roi.segments == "all" else expand(roi.segments),
         load.b0_max_s_per_mm2,
         getattr(settings.step("mask"), "method", "") == "given",
+        getattr(getattr(settings, "susceptibility", None), "method", "none") != "none",
     )
     return study, problems
 
@@ -234,7 +238,8 @@ def _plan_visit(beside: _Beside, study: _Study) -> _Part:
     read = [read_series(file, visit.levels(file), study.sidecars) for file in files]
     problems = {series.dwi: found for series, found in read}
     groups = group([series for series, _ in read], study.settings.runs.combine)
-    sessions = [_session(one, beside, problems, left_out, study) for one in groups]
+    candidates = Candidates(visit, tuple(series for series, _ in read), study.sidecars, study.b0_max)
+    sessions = [_session(one, beside, problems, left_out, candidates, study) for one in groups]
     if visit.problems and not groups:
         sessions = [Session(visit.participant, visit.session, {}, problems=visit.problems)]
     return _Part(visit, tuple(sessions), left_out)
@@ -264,11 +269,13 @@ def _session(
     beside: _Beside,
     problems: Mapping[Path, tuple[Problem, ...]],
     left_out: tuple[Fact, ...],
+    candidates: Candidates,
     study: _Study,
 ) -> Session:
     """A group of runs with its labels and mask, and every problem of theirs."""
     visit, settings = beside.visit, study.settings
-    series, joined = check_joined(one.series, study.b0_max)
+    pairing = find_pairing(one.series, candidates if study.undistort else None)
+    series, joined = check_joined(one.series, study.b0_max, pairing.opposed is not None)
     labelling = find_labels(
         series, beside.labels, beside.transforms, settings.labels.filter, study.expected, study.tables
     )
@@ -289,6 +296,7 @@ def _session(
         label_table=labelling.table,
         labels_transform=labelling.transform,
         mask=mask.path,
+        opposed=pairing.opposed,
         roi_source=settings.labels.source or labelling.description,
         rater=settings.labels.rater,
         problems=tuple(
@@ -299,12 +307,13 @@ def _session(
                     *(problem for item in series for problem in problems[item.dwi]),
                     *one.problems,
                     *joined,
+                    *pairing.problems,
                     *labelling.problems,
                     *mask.problems,
                 )
             )
         ),
-        facts=(*one.facts, *labelling.facts, *mask.facts, *left_out),
+        facts=(*one.facts, *pairing.facts, *labelling.facts, *mask.facts, *left_out),
     )
 
 

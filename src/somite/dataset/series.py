@@ -40,11 +40,15 @@ METADATA = (
     "MultibandAccelerationFactor",
     "ParallelReductionFactorInPlane",
     "PartialFourier",
+    "PartialFourierDirection",
     "MagneticFieldStrength",
     "Manufacturer",
     "ManufacturersModelName",
 )
 """The fields of a sidecar that are kept: what the physics of a scan needs, and nothing that identifies."""
+
+LINKS = ("IntendedFor", "B0FieldIdentifier", "B0FieldSource")
+"""The fields that tell which images belong together: read, and not kept."""
 
 
 _OF_THE_SCHEME = ("NO_B0", "FEW_DIRECTIONS")
@@ -58,7 +62,7 @@ class Sidecars:
     _read: dict[Path, Mapping[str, Any] | tuple[Problem, ...]] = field(default_factory=dict)
 
     def read(self, path: Path) -> Mapping[str, Any]:
-        """The fields in `METADATA` of a sidecar.
+        """The fields in `METADATA` and `LINKS` of a sidecar.
 
         Raises:
             DatasetError: `UNREADABLE`, `SIDECAR_UNREADABLE`, `SIDECAR_INVALID`.
@@ -67,7 +71,9 @@ class Sidecars:
             try:
                 check_access(path, "the sidecar")
                 content = read_sidecar(path)
-                self._read[path] = {key: _shared(content[key]) for key in METADATA if key in content}
+                self._read[path] = {
+                    key: _shared(content[key]) for key in (*METADATA, *LINKS) if key in content
+                }
             except DatasetError as error:
                 self._read[path] = error.problems
         found = self._read[path]
@@ -100,16 +106,9 @@ def read_series(
         except DatasetError as error:
             problems += error.problems
             companions[extension] = None
-    metadata: dict[str, Any] = {}
-    try:
-        chain = inherited(file.name, ".json", levels)
-    except DatasetError as error:
-        problems, chain = [*problems, *error.problems], ()
-    for sidecar in chain:
-        try:
-            metadata |= sidecars.read(sidecar.path)
-        except DatasetError as error:
-            problems += error.problems
+    content, wrong_sidecars = read_sidecars(file, levels, sidecars)
+    problems += wrong_sidecars
+    metadata = {key: value for key, value in content.items() if key in METADATA}
     series = Series(file.path, companions[".bval"], companions[".bvec"], file.name.entities, metadata)
     try:
         grid, shape = read_header(file.path, "the diffusion series")
@@ -119,6 +118,30 @@ def read_series(
         return series, (*problems, *wrong)
     affine = tuple((a, b, c, d) for a, b, c, d in grid.affine.tolist())
     return replace(series, shape=grid.shape, affine=affine, n_volumes=shape[3]), tuple(problems)
+
+
+def read_sidecars(
+    file: File, levels: Sequence[Sequence[File]], sidecars: Sidecars
+) -> tuple[dict[str, Any], tuple[Problem, ...]]:
+    """What the sidecars of an image say, inheritance honoured, and what is wrong with them.
+
+    Args:
+        file: the image.
+        levels: the files of each folder from the dataset's root to that of the image.
+        sidecars: what has been read already.
+    """
+    try:
+        chain = inherited(file.name, ".json", levels)
+    except DatasetError as error:
+        return {}, error.problems
+    content: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for sidecar in chain:
+        try:
+            content |= sidecars.read(sidecar.path)
+        except DatasetError as error:
+            problems += error.problems
+    return content, tuple(problems)
 
 
 def check_access(path: Path, what: str) -> bytes:
@@ -201,12 +224,15 @@ def _singular(path: Path, grid: Grid) -> Problem:
     )
 
 
-def check_joined(series: Sequence[Series], b0_max: float) -> tuple[tuple[Series, ...], tuple[Problem, ...]]:
+def check_joined(
+    series: Sequence[Series], b0_max: float, undistorted: bool = False
+) -> tuple[tuple[Series, ...], tuple[Problem, ...]]:
     """Series that are to be joined, with their shells, and what is wrong with their gradients and grids.
 
     Args:
         series: those of one session.
         b0_max: up to this b-value, s/mm2, a volume counts as b=0.
+        undistorted: whether their distortion by susceptibility will be corrected.
     """
     problems = list(_check_gradients([one for one in series if one.n_volumes], b0_max))
     if any(not one.n_volumes for one in series):
@@ -217,7 +243,7 @@ def check_joined(series: Sequence[Series], b0_max: float) -> tuple[tuple[Series,
     if len(series) > 1:
         problems += _check_grids(series)
         problems += _check_echo_times(series)
-        problems += _check_directions(series)
+        problems += () if undistorted else _check_directions(series)
     return tuple(series), tuple(problems)
 
 
@@ -274,7 +300,7 @@ def _check_directions(series: Sequence[Series]) -> tuple[Problem, ...]:
     return (
         Problem(
             "SERIES_PE_OPPOSED",
-            "the series to be joined are distorted in different directions, which no step corrects",
+            "the series to be joined are distorted in different directions, which is not corrected",
             where=str(series[0].dwi.parent),
             found=", ".join(f"{direction} in {name}" for name, direction in found.items()),
             expected="one direction, or series whose distortion has been corrected",

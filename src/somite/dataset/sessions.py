@@ -55,6 +55,17 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Opposed:
+    """An image of the phase encoding opposite to that of a session's series."""
+
+    path: Path
+    phase_encoding_direction: str
+    """Along its own voxel axes: `j-`."""
+    total_readout_time_s: float | None
+    b0_volumes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Session:
     """What is processed as one: series of a session of a participant, their labels, and what is wrong."""
 
@@ -70,6 +81,8 @@ class Session:
     label_table: Path | None = None
     labels_transform: Path | None = None
     mask: Path | None = None
+    opposed: tuple[Opposed, ...] | None = None
+    """Images that tell its distortion; none where its own series do, None where it is not corrected."""
     roi_source: str = ""
     rater: str = ""
     problems: tuple[Problem, ...] = ()
