@@ -128,8 +128,7 @@ def measure(voxels: Mapping[str, Vector], config: Config, reason: str = "") -> l
 
     Args:
         voxels: every voxel of the segment, in any order, in the units of the maps: fa, md, ad, rd, s0,
-            residual, nonpositive, noise_sigma, mask (n,), eigenvalues (n, 3) in mm2/s; bias_field (n,) where
-            the series was divided by one.
+            residual, nonpositive, noise_sigma, mask, bias_field if any (n,), eigenvalues (n, 3) in mm2/s.
         config: what to measure, and the limits.
         reason: why the segment has no voxel, where it has none.
     """

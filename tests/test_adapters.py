@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_dataset(root, participants=1, snr=math.inf, grid=lumbar_grid(4.5))
     series = root / "sub-01" / "dwi" / "sub-01_dwi"
     labels = root / "derivatives/labels/sub-01/dwi/sub-01_space-dwi_seg-lumbar_desc-manual_dseg"
+    about = json.loads(series.with_suffix(".json").read_text())
+    reverse = {
+        "name": "reverse",
+        "phase_encoding_direction": "j",
+        "total_readout_time_s": about["TotalReadoutTime"],
+        "b0_volumes": [0],
+    }
+    (root / "pairing.json").write_text(json.dumps({"opposed": [reverse]}))
     return {
         "dwi": series.with_suffix(".nii.gz"),
         "bval": series.with_suffix(".bval"),
         "bvec": series.with_suffix(".bvec"),
         "sidecar": series.with_suffix(".json"),
+        "pairing": root / "pairing.json",
+        "opposed": series.with_suffix(".nii.gz"),
         "labels": labels.with_suffix(".nii.gz"),
         "label_table": labels.with_suffix(".tsv"),
     }
@@ -40,14 +51,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 # Steps in an order in which they can run, with the product that meets a need of another name, and options.
 CHAIN: dict[str, dict[str, Any]] = {
     "load": {"wires": {}},
-    "denoise": {"wires": {"dwi": "dwi_loaded"}},
-    "eddy": {"wires": {"dwi": "dwi_denoised", "bval": "bval_loaded", "bvec": "bvec_loaded"}},
+    "denoise": {"wires": {"dwi": "dwi_loaded", "bval": "bval_loaded"}},
+    "degibbs": {"wires": {"dwi": "dwi_denoised"}},
+    "susceptibility": {"wires": {"dwi": "dwi_degibbs", "bval": "bval_loaded", "bvec": "bvec_loaded"}},
+    "eddy": {"wires": {"dwi": "dwi_degibbs", "bval": "bval_loaded", "bvec": "bvec_loaded"}},
+    "bias": {"wires": {"dwi": "dwi_corrected", "bval": "bval_loaded"}, "options": {"method": "n4"}},
     "transfer": {"wires": {"dwi": "dwi_corrected"}},
-    "mask": {"wires": {"dwi": "dwi_corrected", "bval": "bval_loaded"}, "options": {"method": "body"}},
-    "tensor": {"wires": {"dwi": "dwi_corrected", "bval": "bval_loaded", "bvec": "bvec_corrected"}},
+    "mask": {"wires": {"dwi": "dwi_unbiased", "bval": "bval_loaded"}, "options": {"method": "body"}},
+    "tensor": {"wires": {"dwi": "dwi_unbiased", "bval": "bval_loaded", "bvec": "bvec_corrected"}},
+    "gradient_orientation": {"wires": {}},
+    "qc": {"wires": {"bval": "bval_loaded", "bvec": "bvec_corrected"}},
     "roi": {"wires": {"bval": "bval_used"}},
     "table": {"wires": {"stats": "segments"}},
+    "qc_table": {"wires": {}},
 }
+OF_THE_COHORT = ("table", "qc_table")
 
 
 def inputs_of(name: str, made: dict[str, Any]) -> dict[str, Any]:
@@ -65,21 +83,23 @@ def test_every_step_is_in_the_chain() -> None:
 
 
 def test_every_step_in_one_bare_pydra_workflow(files: dict[str, Path], tmp_path: Path) -> None:
-    tasks = {name: somite.as_pydra(name) for name in CHAIN if name != "table"}
+    tasks = {name: somite.as_pydra(name) for name in CHAIN if name not in OF_THE_COHORT}
 
-    @workflow.define(outputs=["fa", "segments"])
-    def Bare(given: dict) -> tuple[Any, Any]:  # type: ignore[type-arg]
+    @workflow.define(outputs=["fa", "segments", "qc"])
+    def Bare(given: dict) -> tuple[Any, Any, Any]:  # type: ignore[type-arg]
         made: dict[str, Any] = dict(given)
         for name, task in tasks.items():
             out = workflow.add(task(**inputs_of(name, made), **CHAIN[name].get("options", {})), name=name)
             made |= {product: getattr(out, product) for product in discover()[name].makes}
-        return made["fa"], made["segments"]
+        return made["fa"], made["segments"], made["qc"]
 
     outputs = Bare(given=files)(cache_root=tmp_path / "cache", worker="debug")
     assert open_image(Path(outputs.fa)).shape == open_image(files["dwi"]).shape[:3]
     # A list of one lazy file is no lazy list of files to Pydra: the cohort's table is a workflow of its own.
     table = somite.as_pydra("table")(stats=[outputs.segments])(cache_root=tmp_path / "cache", worker="debug")
     assert "nerve_root" in Path(table.segments_table).read_text()
+    table = somite.as_pydra("qc_table")(qc=[outputs.qc])(cache_root=tmp_path / "cache", worker="debug")
+    assert "snr_b0" in Path(table.qc_wide).read_text()
 
 
 def test_every_step_in_bare_nipype_nodes(files: dict[str, Path], tmp_path: Path) -> None:
@@ -93,6 +113,7 @@ def test_every_step_in_bare_nipype_nodes(files: dict[str, Path], tmp_path: Path)
     fa = np.asarray(nib.load(made["fa"]).dataobj)
     assert 0.2 < np.percentile(fa[fa > 0], 95) < 1
     assert "nerve_root" in made["segments_table"].read_text()
+    assert "snr_b0" in made["qc_wide"].read_text()
 
 
 @pytest.mark.parametrize("name", sorted(CHAIN))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_mistakes_of_use_end_with_2_and_write_nothing(
     assert cli.main(arguments) == 2
     assert word in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_mistake_leaves_no_work_folder_behind(tmp_path: Path) -> None:
+    """Nor does the server that loads the steps meanwhile, and lives a little longer."""
+    command = [*SOMITE, "run", str(tmp_path / "nowhere"), str(tmp_path / "out"), "participant"]
+    assert call(command).code == 2
+    time.sleep(6)  # what loads does so within this time
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

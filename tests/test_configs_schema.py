@@ -150,8 +150,8 @@ def test_shipped_configurations_say_what_a_study_asks_for() -> None:
     assert reader.shipped() == ("default", "lumbar")
     assert reader.read("default", discover()).canonical()["roi"]["segments"] == "all"
     lumbar = reader.read("lumbar", discover()).canonical()
-    methods = [lumbar[name]["method"] for name in ("denoise", "eddy", "mask", "tensor")]
-    assert methods == ["mppca", "rigid", "body", "wls"]
+    methods = [lumbar[name]["method"] for name in ("denoise", "degibbs", "eddy", "mask", "tensor")]
+    assert methods == ["mppca", "builtin", "builtin", "body", "wls"]
 
 
 def test_the_lumbar_configuration_expects_the_segments_of_the_lumbar_phantom() -> None:

@@ -14,6 +14,11 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from somite import images
+from somite.body import body_mask
+from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS, Corrected
+from somite.correction import believe, corrector
+from somite.correction.series import Encoding, Pose
+from somite.correction.shells import shells_of
 from somite.errors import DatasetError
 from somite.gradients import Gradients, read_fsl, write_fsl
 from somite.images import Grid
@@ -29,7 +34,6 @@ from somite.registration import (
     small_parameters,
 )
 from somite.registry import Context
-from somite.rigid import shells_of, without_contrast
 
 FINE = 1.25  # mm, of the phantom from which volumes are cut
 
@@ -122,14 +126,33 @@ def phantom(
 
 
 def direction_error_deg(found: Gradients, truth: Phantom) -> np.ndarray:
-    true = eddy.turn_gradients(truth.gradients, truth.transforms).bvecs
+    true = np.einsum("nji,nj->ni", truth.transforms[:, :3, :3], truth.gradients.bvecs)
     weighted = truth.gradients.bvecs.any(1)
     cosine = np.einsum("ni,ni->n", found.bvecs[weighted], true[weighted])
     return np.asarray(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def correct(truth: Phantom, threads: int = 1):
-    return eddy.correct_rigid(truth.data, truth.gradients, truth.inside, truth.grid, threads=threads)
+def correct(truth: Phantom, threads: int = 1) -> tuple[Corrected, np.ndarray]:
+    """What the corrector finds without eddy currents, and its motion as transforms (n, 4, 4)."""
+    n = truth.data.shape[3]
+    found = corrector.correct(
+        truth.data,
+        truth.gradients,
+        Encoding.unknown(n),
+        truth.inside,
+        truth.grid,
+        corrector.Options(degree=0),
+        threads=threads,
+    )
+    return found, transforms_of(found, truth)
+
+
+def transforms_of(found: Corrected, truth: Phantom) -> np.ndarray:
+    centre = region_of(truth.inside, truth.grid).centre
+    transforms = np.tile(np.eye(4), (len(found.motion), 1, 1))
+    transforms[:, :3, :3] = Rotation.from_rotvec(np.deg2rad(found.motion[:, 3:6])).as_matrix()
+    transforms[:, :3, 3] = found.motion[:, :3] + centre - transforms[:, :3, :3] @ centre
+    return transforms
 
 
 # Accuracy
@@ -138,29 +161,30 @@ def correct(truth: Phantom, threads: int = 1):
 def test_known_motion_is_found_on_an_oblique_affine() -> None:
     truth = phantom()
     before = truth.error_mm(np.tile(np.eye(4), (16, 1, 1)))
-    corrected, gradients, transforms, table = correct(truth)
+    found, transforms = correct(truth)
     error = truth.error_mm(transforms)
     assert before.mean() > 1.5
     assert error.mean() < 0.4 and error.max() < 0.9
     assert error[-1] < 0.1  # the other b=0 volume
-    assert direction_error_deg(gradients, truth).mean() < 0.5
+    assert direction_error_deg(found.gradients, truth).mean() < 0.5
     apart_before = truth.data[truth.inside][:, [0, -1]].std(1).mean()
-    assert corrected[truth.inside][:, [0, -1]].std(1).mean() < 0.5 * apart_before
-    assert np.array_equal(corrected[..., 0], truth.data[..., 0])
+    assert found.data[truth.inside][:, [0, -1]].std(1).mean() < 0.5 * apart_before
+    np.testing.assert_allclose(found.data[..., 0], truth.data[..., 0], atol=1e-5 * truth.data.max())
+    assert not found.motion[0].any() and not found.distortion.any() and not found.outliers
     # The true motion, but for the estimate's own error.
-    np.testing.assert_allclose(table[:, 6].mean(), before.mean(), atol=0.3)
+    np.testing.assert_allclose(found.motion[:, 6].mean(), before.mean(), atol=0.3)
 
 
 def test_a_scan_without_motion_stays_where_it_is() -> None:
     truth = phantom(motion=0.0)
-    _, gradients, transforms, _ = correct(truth)
+    found, transforms = correct(truth)
     assert truth.error_mm(transforms).mean() < 0.2
-    assert direction_error_deg(gradients, truth).mean() < 0.2
+    assert direction_error_deg(found.gradients, truth).mean() < 0.2
 
 
 def test_a_single_slice_moves_within_its_plane_only() -> None:
     truth = phantom(shape=(56, 48, 1), voxel=(2.0, 2.0, 5.0), snr=30)
-    _, _, transforms, _ = correct(truth)
+    _, transforms = correct(truth)
     error = truth.error_mm(transforms)
     assert error.mean() < 0.3 < truth.error_mm(np.tile(np.eye(4), (16, 1, 1))).mean()
     normal = truth.grid.affine[:3, 2] / 5.0
@@ -173,7 +197,7 @@ def test_a_single_slice_moves_within_its_plane_only() -> None:
 def test_few_slices_few_directions_and_noise_leave_the_answer_bounded() -> None:
     """Motion through the plane can hardly be seen in 4 slices at an SNR of 3: it must not be invented."""
     truth = phantom(shape=(40, 36, 4), voxel=(2.5, 2.5, 5.0), n=6, snr=8, motion=0.4)
-    _, _, transforms, _ = correct(truth)
+    _, transforms = correct(truth)
     region = region_of(truth.inside, truth.grid)
     errors = np.array(
         [
@@ -187,9 +211,9 @@ def test_few_slices_few_directions_and_noise_leave_the_answer_bounded() -> None:
 
 def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
     truth = phantom(shape=(24, 22, 6), voxel=(4.0, 4.0, 6.0), n=7)
-    one, three = correct(truth, 1), correct(truth, 3)
-    assert np.array_equal(one[0], three[0]) and np.array_equal(one[2], three[2])
-    assert np.array_equal(one[1].bvecs, three[1].bvecs)
+    (one, _), (three, _) = correct(truth, 1), correct(truth, 3)
+    assert np.array_equal(one.data, three.data) and np.array_equal(one.motion, three.motion)
+    assert np.array_equal(one.gradients.bvecs, three.gradients.bvecs)
 
 
 def test_the_same_scan_stored_otherwise_gives_the_same_motion() -> None:
@@ -205,8 +229,8 @@ def test_the_same_scan_stored_otherwise_gives_the_same_motion() -> None:
         truth.inside[::-1].transpose(2, 0, 1),
         stored,
     )
-    _, gradients, transforms, _ = correct(truth)
-    _, gradients_turned, transforms_turned, _ = correct(turned)
+    found, transforms = correct(truth)
+    found_turned, transforms_turned = correct(turned)
     between = displacement_mm
     region = region_of(truth.inside, truth.grid)
     apart = [
@@ -214,7 +238,7 @@ def test_the_same_scan_stored_otherwise_gives_the_same_motion() -> None:
     ]
     # The sample of points and the path of the optimiser differ, the answer hardly.
     assert np.mean(apart) < 0.05
-    np.testing.assert_allclose(gradients.bvecs, gradients_turned.bvecs, atol=5e-3)
+    np.testing.assert_allclose(found.gradients.bvecs, found_turned.gradients.bvecs, atol=5e-3)
 
 
 # Parts
@@ -299,6 +323,13 @@ def test_shells_part_at_gaps_and_small_ones_join() -> None:
     assert [s.tolist() for s in shells] == [[1, 2, 4, 6], [5, 7, 8, 9, 10]]
 
 
+def test_gradients_turn_against_the_body() -> None:
+    quarter = Pose.still(1, 0)
+    quarter.rotations[0] = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()
+    turned = corrector.turned(Gradients(np.array([1000.0]), np.array([[0, 1.0, 0]])), quarter)
+    np.testing.assert_allclose(turned.bvecs, [[1, 0, 0]], atol=1e-12)
+
+
 def test_motion_that_follows_the_directions_is_distrusted_and_true_motion_is_not() -> None:
     rng = np.random.default_rng(0)
     directions = rng.standard_normal((30, 3))
@@ -312,15 +343,18 @@ def test_motion_that_follows_the_directions_is_distrusted_and_true_motion_is_not
     # The mean over a shell is not for it to judge.
     error = believed - drift
     assert (error - error.mean(0)).std() < 0.3 * feigned.std()
-    assert np.array_equal(without_contrast(drift + jitter, directions), drift + jitter)
-    assert np.array_equal(without_contrast(feigned[:8], directions[:8]), feigned[:8])
+    kept = without_contrast(drift + jitter, directions)
+    assert (kept - drift - jitter).std() < jitter.std()
+    # Fewer volumes than functions of direction: little can be told.
+    few = without_contrast(feigned[:5], directions[:5])
+    assert np.isfinite(few).all() and np.abs(few).max() <= np.abs(feigned[:5]).max()
 
 
-def test_gradients_turn_against_the_body() -> None:
-    quarter = np.eye(4)
-    quarter[:3, :3] = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()
-    turned = eddy.turn_gradients(Gradients(np.array([1000.0]), np.array([[0, 1.0, 0]])), quarter[None])
-    np.testing.assert_allclose(turned.bvecs, [[1, 0, 0]], atol=1e-12)
+def without_contrast(motion: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """What is believed of the motion of one shell, where the phase encoding is not known."""
+    n = len(motion)
+    design = believe.Design.of(np.full(n, 1000.0), directions, np.ones(n), [np.arange(n)])
+    return believe.motion(motion, design, np.zeros((n, 3)), np.array([0]))
 
 
 # The step
@@ -336,36 +370,70 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return {"dwi": dwi, "bval": bval, "bvec": bvec, "scan": tmp_path / "scan.json"}
 
 
-def step(folder: Path, files: dict[str, Path], **options: object) -> tuple[tuple[Path, Path, Path], Context]:
+def step(folder: Path, files: dict[str, Path], **options: object) -> tuple[dict[str, Path], Context]:
     context = Context(folder / "work folder", threads=2)
     context.folder.mkdir()
-    return eddy.run(**files, config=eddy.Config(**options), context=context), context
+    made = eddy.run(**files, config=eddy.Config(**options), context=context)
+    names = ("dwi", "bvec", "motion", "outliers", "distortion")
+    return dict(zip(names, made, strict=True)), context
 
 
-def read_motion(path: Path) -> tuple[list[str], np.ndarray]:
+def read_table(path: Path) -> tuple[tuple[str, ...], np.ndarray]:
     with path.open() as file:
         header, *rows = csv.reader(file, delimiter="\t")
-    return header, np.array(rows, float)
+    return tuple(header), np.array(rows, float)
 
 
 def test_none_passes_the_series_through(tmp_path: Path, files) -> None:
-    (dwi, bvec, motion), context = step(tmp_path, files, method="none")
-    assert np.array_equal(images.read_float(dwi)[0], images.read_float(files["dwi"])[0])
-    np.testing.assert_allclose(np.loadtxt(bvec), np.loadtxt(files["bvec"]), atol=1e-9)
-    header, rows = read_motion(motion)
-    assert tuple(header) == eddy.MOTION_COLUMNS
+    made, context = step(tmp_path, files, method="none")
+    assert np.array_equal(images.read_float(made["dwi"])[0], images.read_float(files["dwi"])[0])
+    np.testing.assert_allclose(np.loadtxt(made["bvec"]), np.loadtxt(files["bvec"]), atol=1e-9)
+    header, rows = read_table(made["motion"])
+    assert header == eddy.MOTION_COLUMNS
     assert np.array_equal(rows[:, 0], np.arange(9)) and not rows[:, 1:].any()
-    assert context.numbers["motion_max_displacement_mm"] == 0
+    assert read_table(made["outliers"])[0] == OUTLIER_COLUMNS
+    header, rows = read_table(made["distortion"])
+    assert header == DISTORTION_COLUMNS and not rows[:, 1:].any()
+    assert not context.numbers
 
 
-def test_rigid_writes_its_motion_and_turned_directions(tmp_path: Path, files) -> None:
+def add_field(folder: Path, files: dict[str, Path], voxels: float) -> None:
+    """A field that displaces every volume by so many voxels, along -j as it is encoded."""
+    data, grid = images.read_float(files["dwi"])
+    field = np.full(data.shape[:3], voxels / 0.05, np.float32)
+    files["field"] = images.write(folder / "field.nii", field, grid)
+
+
+@pytest.mark.parametrize("method", ["none", "rigid"])
+def test_a_field_is_undone_whatever_the_method(method: str, tmp_path: Path, files) -> None:
+    plain, _ = step(tmp_path, files, method=method)
+    add_field(tmp_path, files, 2.0)
+    (tmp_path / "with").mkdir()
+    made, _ = step(tmp_path / "with", files, method=method)
+    expected, found = (images.read_float(one["dwi"])[0] for one in (plain, made))
+    # Signal that belongs at j is found at j - 2: encoded along j-.
+    apart = np.abs(found[:, 4:-2] - expected[:, 2:-4])
+    assert np.median(apart) < 0.01 * expected.max()
+    if method == "none":
+        assert not read_table(made["motion"])[1][:, 1:].any()
+
+
+def test_a_field_on_another_grid_is_an_error(tmp_path: Path, files) -> None:
+    grid = oblique((5, 5, 5), (2, 2, 2))
+    files["field"] = images.write(tmp_path / "f.nii", np.zeros(grid.shape, np.float32), grid)
+    with pytest.raises(DatasetError, match="FIELD_GRID"):
+        step(tmp_path, files, method="rigid")
+
+
+@pytest.mark.parametrize("method", ["rigid", "builtin"])
+def test_the_step_writes_its_motion_and_turned_directions(method: str, tmp_path: Path, files) -> None:
     truth = phantom(shape=(24, 22, 6), voxel=(4.0, 4.0, 6.0), n=7)
-    (dwi, bvec, motion), context = step(tmp_path, files)
-    data, grid = images.read_float(dwi)
-    found = read_fsl(files["bval"], bvec, grid.affine)
+    made, context = step(tmp_path, files, method=method)
+    data, grid = images.read_float(made["dwi"])
+    found = read_fsl(files["bval"], made["bvec"], grid.affine)
     as_acquired = direction_error_deg(truth.gradients, truth)
     assert direction_error_deg(found, truth).mean() < 0.6 * as_acquired.mean()
-    rows = read_motion(motion)[1]
+    rows = read_table(made["motion"])[1]
     assert not rows[0, 1:].any() and rows[:, 7].max() > 1
     assert context.numbers["motion_mean_displacement_mm"] == pytest.approx(rows[:, 7].mean(), abs=1e-4)
     # The columns describe the transform: applied to the directions, they give those that were written.
@@ -374,12 +442,33 @@ def test_rigid_writes_its_motion_and_turned_directions(tmp_path: Path, files) ->
     np.testing.assert_allclose(found.bvecs, expected, atol=1e-5)
     assert context.facts[0].value == "body"
     assert data.shape == truth.data.shape
+    distortion = read_table(made["distortion"])[1]
+    assert distortion[:, 1:].any() == (method == "builtin")
+    assert not distortion[0, 1:].any()  # of a b=0 volume there is none
+
+
+def test_few_weighted_volumes_are_looked_at_for_linear_eddy_currents_only(tmp_path: Path, files) -> None:
+    made, context = step(tmp_path, files)
+    assert {"eddy currents": "linear"}.items() <= {fact.name: fact.value for fact in context.facts}.items()
+    quadratic = [n for n in DISTORTION_COLUMNS[1:-1] if len(n) == 4]
+    header, rows = read_table(made["distortion"])
+    np.testing.assert_allclose(rows[:, [header.index(n) for n in quadratic]], 0, atol=1e-3)
+
+
+def test_no_eddy_currents_are_looked_for_where_the_phase_encoding_is_not_known(tmp_path: Path, files) -> None:
+    about = json.loads(files["scan"].read_text())
+    for volume in about["volumes"]:
+        volume["phase_encoding_direction"] = None
+    files["scan"].write_text(json.dumps(about))
+    made, context = step(tmp_path, files)
+    assert not read_table(made["distortion"])[1][:, 1:].any()
+    assert {"eddy currents": "not corrected"}.items() <= {f.name: f.value for f in context.facts}.items()
 
 
 def test_a_mask_given_is_the_region_of_motion(tmp_path: Path, files) -> None:
     truth = phantom(shape=(24, 22, 6), voxel=(4.0, 4.0, 6.0), n=7)
     files["mask_given"] = images.write(tmp_path / "mine.nii", truth.inside, truth.grid)
-    assert step(tmp_path, files)[1].facts[0].value == "mine.nii"
+    assert step(tmp_path, files, method="rigid")[1].facts[0].value == "mine.nii"
 
 
 def test_a_mask_on_another_grid_is_an_error(tmp_path: Path, files) -> None:
@@ -396,19 +485,19 @@ def test_real_reversed_scans_agree_better_after_correction(real_data: Path) -> N
     data, grid = images.read_float(folder / "sub-uih_dir-AP_dwi.nii.gz")
     stem = folder / "sub-uih_dir-AP_dwi"
     gradients = read_fsl(stem.with_suffix(".bval"), stem.with_suffix(".bvec"), grid.affine)
-    from somite.body import body_mask
-
     mask = body_mask(data[..., 0])
-    _, turned, _, table = eddy.correct_rigid(data, gradients, mask, grid)
-    assert 0.02 < table[:, 6].max() < 3
-    assert np.linalg.norm(turned.bvecs[1:], axis=1) == pytest.approx(1)
+    unknown = Encoding.unknown(data.shape[3])
+    found = corrector.correct(data, gradients, unknown, mask, grid, corrector.Options(degree=0))
+    assert 0.02 < found.motion[:, 6].max() < 3
+    assert np.linalg.norm(found.gradients.bvecs[1:], axis=1) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("rotation_deg", "warned"), [(5.0, False), (33.0, True)])
 def test_motion_that_no_body_makes_is_doubted(rotation_deg: float, warned: bool, tmp_path: Path) -> None:
     context = Context(tmp_path)
-    table = np.zeros((3, 7))
-    table[2, 4] = rotation_deg
-    eddy._tell_motion(table, context)
+    gradients = Gradients(np.zeros(3), np.zeros((3, 3)))
+    found = eddy.as_it_is(np.zeros((1, 1, 1, 3), np.float32), gradients)
+    found.motion[2, 4] = rotation_deg
+    eddy._tell(found, context)
     assert [problem.code for problem in context.warnings] == ["MOTION_LARGE"] * warned
     assert context.numbers["motion_max_rotation_deg"] == rotation_deg

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "somite": ROOT / "src" / "somite",
+    "somite/correction": ROOT / "src" / "somite" / "correction",
     "somite/dataset": ROOT / "src" / "somite" / "dataset",
     "somite/phantom": ROOT / "src" / "somite" / "phantom",
     "somite/workflows": ROOT / "workflows",

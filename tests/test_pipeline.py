@@ -17,11 +17,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 from cohort import FAST, SOMITE, Cohort, call
+from fakes import put_script
 
-STEPS = 7
+STEPS = 11
 """Steps of a session."""
-EVERYTHING = 4 * STEPS + 1
-"""Steps of the cohort: four sessions and the table."""
+EVERYTHING = 4 * STEPS + 2
+"""Steps of the cohort: four sessions and two tables."""
 
 
 @pytest.fixture
@@ -69,8 +70,8 @@ def test_touched_and_copied_inputs_execute_nothing(cohort: Cohort, tmp_path: Pat
 def test_an_option_reruns_its_step_and_what_follows_and_back_again_nothing(cohort: Cohort) -> None:
     cohort.set(FAST + "tensor: {method: ols}\n")
     changed = cohort.run()
-    assert changed.steps == (4 * 2 + 1, EVERYTHING - 9, 0)
-    assert {"tensor", "roi", "table"} == {
+    assert changed.steps == (4 * 4 + 2, EVERYTHING - 18, 0)
+    assert {"tensor", "gradient_orientation", "qc", "roi", "table", "qc_table"} == {
         line.split()[1] for line in changed.out.splitlines() if " (" in line and " s)" in line
     }
     cohort.set(FAST)
@@ -120,7 +121,7 @@ def test_a_corrupt_participant_fails_alone_and_after_repair_runs_alone(
     image.write_bytes(whole)
     repaired = cohort.run()
     assert repaired.code == 0
-    assert repaired.steps == (STEPS + 1, 3 * STEPS, 0)
+    assert repaired.steps == (STEPS + 2, 3 * STEPS, 0)
     assert call([*SOMITE, "status", str(cohort.out)]).code == 0
 
 
@@ -183,10 +184,54 @@ def test_sessions_made_with_other_options_stay_out_of_the_table(cohort: Cohort) 
     assert set(cohort.table()["participant_id"]) == {"sub-01"}
 
 
+def add_reverse_image(cohort: Cohort, readout_s: float | None) -> None:
+    """Give sub-01 an image of the opposite phase encoding, and its sidecars this readout time."""
+    series = cohort.bids / "sub-01" / "dwi" / "sub-01_dwi.nii.gz"
+    sidecar = series.with_name("sub-01_dwi.json")
+    about = json.loads(sidecar.read_text()) | {"TotalReadoutTime": readout_s}
+    about = {k: v for k, v in about.items() if v is not None and k != "EffectiveEchoSpacing"}
+    sidecar.write_text(json.dumps(about))
+    image = nib.load(series)
+    target = cohort.bids / "sub-01" / "fmap" / "sub-01_dir-PA_epi.nii.gz"
+    target.parent.mkdir()
+    first = np.asarray(image.dataobj)[..., 0]
+    nib.save(nib.Nifti1Image(np.roll(first, 1, 1), image.affine), target)
+    other = about | {"PhaseEncodingDirection": "j", "IntendedFor": "bids::sub-01/dwi/sub-01_dwi.nii.gz"}
+    target.with_name("sub-01_dir-PA_epi.json").write_text(json.dumps(other))
+
+
+@pytest.mark.parametrize(("readout_s", "units"), [(0.05, "Hz"), (None, "voxels of displacement")])
+def test_a_reverse_image_gives_a_field_map_in_its_units(
+    readout_s: float | None, units: str, pristine: Cohort, tmp_path: Path
+) -> None:
+    """The image lies one voxel beside the series: half a voxel each, in opposite directions."""
+    cohort = pristine.copy(tmp_path)
+    add_reverse_image(cohort, readout_s)
+    cohort.set("extends: lumbar\neddy: {method: rigid}\n")
+    done = cohort.run("participant", options=("--participant-label", "01"))
+    assert done.code == 0, done.out + done.err
+    assert done.steps == (STEPS + 1, 0, 0)
+    (field,) = cohort.out.glob("sub-*/dwi/*_fieldmap.nii.gz")
+    about = json.loads(field.with_name(field.name.replace(".nii.gz", ".json")).read_text())
+    assert about["Units"] == units
+    assert "bids:raw:sub-01/fmap/sub-01_dir-PA_epi.nii.gz" in about["Sources"]
+    mask = nib.load(cohort.out / "sub-01/dwi/sub-01_space-dwi_mask.nii.gz").get_fdata() > 0
+    shift = nib.load(field).get_fdata()[mask] * (readout_s or 1)
+    assert np.median(shift) == pytest.approx(0.5, abs=0.05)
+    # Without its reverse image the session is run without, and what it gave is taken away.
+    shutil.rmtree(cohort.bids / "sub-01" / "fmap")
+    cohort.run("participant", options=("--participant-label", "01"))
+    assert not list(cohort.out.glob("sub-*/dwi/*_fieldmap.*"))
+
+
 def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
     cohort: Cohort, need_tool: object
 ) -> None:
     validator = need_tool("bids-validator-deno")  # type: ignore[operator]
+    add_reverse_image(cohort, 0.05)
+    cohort.set("extends: lumbar\neddy: {method: rigid}\nbias: {method: n4}\n")
+    done = cohort.run(options=("--participant-label", "01"))
+    assert done.code == 0, done.out + done.err
     done = call([str(validator), str(cohort.out), "--json"])
     issues = json.loads(done.out)["issues"]["issues"]
     assert [issue for issue in issues if issue["severity"] == "error"] == []
@@ -196,12 +241,64 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
         "*_dwimap.json",
         "*_desc-preproc_dwi.bval",
         "*_desc-preproc_dwi.bvec",
+        "*_dwiref.nii.gz",
+        "*_dwiref.json",
+        "*_fieldmap.nii.gz",
+        "*_fieldmap.json",
         "*_stats.tsv",
+        "*_stats.json",
         "*_motion.tsv",
+        "*_outliers.tsv",
+        "*_distortion.tsv",
         "/group",
     ]
     for pattern in ignored:
         assert list(cohort.out.rglob(pattern.lstrip("/"))), f"{pattern} ignores nothing"
+
+
+def test_what_says_nothing_is_not_delivered(finished: Cohort) -> None:
+    """Of methods that are none: a motion of zeros, a bias field of ones."""
+    names = {path.name.partition("_")[2] for path in finished.out.glob("sub-01/dwi/*")}
+    assert {"desc-qc_stats.tsv", "desc-bveccheck_stats.tsv", "desc-preproc_dwi.nii.gz"} <= names
+    assert not {"motion.tsv", "outliers.tsv", "space-dwi_param-bias_dwimap.nii.gz"} & names
+
+
+def test_the_quality_numbers_of_all_sessions_are_in_one_table(finished: Cohort) -> None:
+    numbers = finished.table("qc")
+    assert list(numbers["participant_id"].unique()) == ["sub-01", "sub-02", "sub-03", "sub-04"]
+    wide = finished.table("qc_wide")
+    assert set(wide["verdict"]) <= {"pass", "warn"}
+    assert wide["snr_b0"].astype(float).between(2, 8).all()
+
+
+def test_dividing_by_a_bias_field_leaves_fa_and_the_snr_as_they_are(cohort: Cohort) -> None:
+    """The noise was estimated before: the signal that it is held against is that of then."""
+    keys = ["region", "side", "level", "segment", "metric", "statistic"]
+    before = cohort.table()
+    cohort.set(FAST + "bias: {method: n4}\n")
+    done = cohort.run(options=("--participant-label", "01"))
+    assert done.code == 0, done.out + done.err
+    both = before[before["participant_id"] == "sub-01"].merge(cohort.table(), on=keys)
+    fa = both[(both["metric"] == "fa") & (both["value_x"] != "n/a")]
+    np.testing.assert_allclose(fa["value_x"].astype(float), fa["value_y"].astype(float), atol=1e-4)
+    np.testing.assert_allclose(fa["snr_x"].astype(float), fa["snr_y"].astype(float), rtol=1e-4)
+
+
+def test_a_container_of_the_yaml_reaches_the_session(
+    pristine: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each session is a process that did not inherit what the command line knows."""
+    cohort = pristine.copy(tmp_path)
+    words = tmp_path / "inside"
+    words.write_text('#!/bin/sh\necho "$@" >> ' + f"{tmp_path}/called\n" + 'exec "$@"\n')
+    words.chmod(0o755)
+    put_script(tmp_path / "bin/mrdegibbs", 'echo "== mrdegibbs 3.0.4 =="; for i; do in=$out; out=$i; done')
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin{os.pathsep}{os.environ['PATH']}")
+    cohort.set(FAST + f"degibbs: {{method: mrdegibbs}}\ntools: {{mrtrix3: {{container: {words}}}}}\n")
+    done = cohort.run("participant", options=("--participant-label", "01"))
+    assert done.code == 1
+    assert "TOOL_OUTPUT_MISSING" in done.out
+    assert "-nthreads" in (tmp_path / "called").read_text()
 
 
 def test_the_effective_configuration_runs_to_the_same_result(cohort: Cohort) -> None:

@@ -5,11 +5,13 @@ an edge it feigns displacement. But contrast is an even function of the gradient
 quadratic one. An eddy current turns round with the gradient: its field is an odd function, nearly a linear
 one (Andersson and Sotiropoulos, NeuroImage 125 (2016) 1063, "second level model"). Motion knows nothing of
 directions, but of time: it changes little from one volume to the next. So what is even in direction is taken
-off, and with it the offset between the shell and b=0, which no comparison within the shell can show.
+off, and with it the offset between the shell and b=0, which no comparison within the shell can show. Where
+the shell's mean lies beside the b=0 mean, by mutual information, tells it too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +20,13 @@ from numpy.typing import NDArray
 Float = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
-_ODD_MM, _EVEN_MM, _LEAST_MM = 5.0, 0.7, 0.02
-"""Standard deviations expected of coefficients: of eddy currents, of feigned displacement; least scatter."""
+_ODD_MM = 5.0
+"""Standard deviation expected of the coefficients of eddy currents."""
+_EVEN_MM = (0.7, 0.05, 1.0)
+"""That of feigned displacement: where its estimate starts, and its bounds."""
+_LEAST_MM = 0.02
+"""Of scatter."""
+_ROUNDS = 30
 
 
 @dataclass(frozen=True)
@@ -46,11 +53,38 @@ class Design:
         return cls(odd * weighted, even)
 
 
-def _solve(design: Float, found: Float, weights: Float, scale: Float, spread: float) -> Float:
-    """Coefficients with normal priors of standard deviation `scale`, for scatter of `spread`."""
-    weighted = design * weights[:, None]
-    normal = design.T @ weighted + np.diag((spread / scale) ** 2)
-    return np.asarray(np.linalg.solve(normal, weighted.T @ found))
+@dataclass
+class _Ridge:
+    """Regression on odd and even functions with normal priors; that of the even ones is found by EM."""
+
+    n_even: int
+    odd_mm: float = _ODD_MM
+    even_mm: float = _EVEN_MM[0]
+    spread_mm: float = 0.1
+    """Of the scatter about both."""
+    counts_as: float = 0.0
+    """Parameters that the coefficients count as."""
+    power: float = 0.0
+    """Mean square of the even coefficients, with their uncertainty."""
+
+    def solve(self, design: Float, found: Float, weights: Float) -> Float:
+        """Coefficients (k,)."""
+        scale = np.r_[np.full(design.shape[1] - self.n_even, self.odd_mm), np.full(self.n_even, self.even_mm)]
+        weighted = design * weights[:, None]
+        data = design.T @ weighted
+        inverse = np.linalg.inv(data + np.diag((self.spread_mm / scale) ** 2))
+        both = inverse @ (weighted.T @ found)
+        self.counts_as = float(np.trace(inverse @ data))
+        power = both**2 + np.diag(inverse) * self.spread_mm**2
+        self.power = float(power[-self.n_even :].mean()) if self.n_even else 0.0
+        return np.asarray(both)
+
+
+def _share(ridges: Sequence[_Ridge]) -> None:
+    """A step of EM: one prior of the even coefficients for all."""
+    power = np.mean([ridge.power for ridge in ridges])
+    for ridge in ridges:
+        ridge.even_mm = float(np.clip(np.sqrt(power), *_EVEN_MM[1:]))
 
 
 def eddy_terms(found: Float, sizes: Float, design: Design, volumes: Ints) -> Float:
@@ -63,23 +97,32 @@ def eddy_terms(found: Float, sizes: Float, design: Design, volumes: Ints) -> Flo
         volumes: (v,) those of `found`.
     """
     columns = np.hstack([design.odd, design.even])[volumes]
-    scale = np.r_[np.full(3, _ODD_MM), np.full(design.even.shape[1], _EVEN_MM)]
-    believed = found.copy()
-    for k, size in enumerate(sizes):
-        mm, spread = found[:, k] * size, _LEAST_MM * 5
-        for _ in range(5):
-            weights = np.ones(len(mm))
-            both = _solve(columns, mm, weights, scale, spread)
-            left = mm - columns @ both
-            spread = max(float(np.sqrt((left**2).sum() / max(len(mm) - columns.shape[1], 1))), _LEAST_MM)
-            if len(mm) <= columns.shape[1]:
-                spread = _LEAST_MM * 5
-                break
-        believed[:, k] -= columns[:, 3:] @ both[3:] / size
-    return believed
+    ridges = [_Ridge(design.even.shape[1]) for _ in sizes]
+    mm, ones = found * sizes, np.ones(len(found))
+    both = np.zeros((columns.shape[1], len(sizes)))
+    for _ in range(_ROUNDS):
+        for k, ridge in enumerate(ridges):
+            both[:, k] = ridge.solve(columns, mm[:, k], ones)
+            left = ((mm[:, k] - columns @ both[:, k]) ** 2).sum()
+            ridge.spread_mm = max(float(np.sqrt(left / max(len(mm) - ridge.counts_as, 1.0))), _LEAST_MM)
+        _share(ridges)
+    return found - columns[:, 3:] @ both[3:] / sizes
 
 
-def motion(found: Float, design: Design, along: Float, breaks: Ints, rounds: int = 30) -> Float:
+@dataclass(frozen=True)
+class Link:
+    """How a group of volumes should move to lie on the b=0 volumes."""
+
+    volumes: Ints
+    vector: Float
+    """(6,) mm."""
+    spread_mm: float
+    """Standard deviation."""
+
+
+def motion(
+    found: Float, design: Design, along: Float, breaks: Ints, links: Sequence[Link] = ()
+) -> Float:
     """Motion (n, 6), mm, of volumes in the order of time, without what is even in direction.
 
     Changes from one volume to the next are compared with changes of the functions of direction; jumps count
@@ -91,24 +134,29 @@ def motion(found: Float, design: Design, along: Float, breaks: Ints, rounds: int
         design: of all volumes.
         along: (n, 3) phase encoding.
         breaks: (.,) volumes that begin a series: what changed before them is not known.
-        rounds: of reweighting.
+        links: what is known of the offset between groups and b=0.
     """
     columns = np.hstack([design.odd, design.even])
     turns, changes = np.diff(columns, axis=0), np.diff(found, axis=0)
     follows = np.ones(len(changes), bool)
     follows[breaks[breaks > 0] - 1] = False
     turns, changes = turns[follows], changes[follows]
-    scale = np.r_[np.full(3, _ODD_MM), np.full(design.even.shape[1], _EVEN_MM)]
-    is_along = np.r_[np.zeros(3), np.abs(along).max(0)]
-    weights = np.ones(len(changes))
-    both = np.zeros((columns.shape[1], 6))
-    spread = np.full(6, 0.1)
-    for _ in range(rounds):
-        for k in range(6):
-            # Only a shift along phase encoding can be an eddy current.
-            scale[:3] = max(_ODD_MM * is_along[k], 1e-6)
-            both[:, k] = _solve(turns, changes[:, k], weights, scale, float(spread[k]))
+    is_along = np.abs(along).max(0)
+    ties = [np.r_[np.zeros(3), design.even[link.volumes].mean(0)] for link in links]
+    rows, wanted = np.vstack([turns, *ties]), np.vstack([changes, *(-link.vector for link in links)])
+    firm = np.array([1 / link.spread_mm**2 for link in links])
+    # Only a shift along phase encoding can be an eddy current.
+    odd = [1e-6, 1e-6, 1e-6, *(max(_ODD_MM * part, 1e-6) for part in is_along)]
+    ridges = [_Ridge(design.even.shape[1], odd_mm=mm) for mm in odd]
+    weights, both = np.ones(len(changes)), np.zeros((columns.shape[1], 6))
+    for _ in range(_ROUNDS if len(changes) else 0):
+        for k, ridge in enumerate(ridges):
+            both[:, k] = ridge.solve(rows, wanted[:, k], np.r_[weights, firm * ridge.spread_mm**2])
+        _share(ridges)
         left = changes - turns @ both
-        spread = np.maximum(1.4826 * np.median(np.abs(left), 0), _LEAST_MM) if len(left) else spread
+        for k, ridge in enumerate(ridges):
+            free = max(len(changes) - ridge.counts_as, 1.0) / len(changes)
+            ridge.spread_mm = max(1.4826 * float(np.median(np.abs(left[:, k]))) / np.sqrt(free), _LEAST_MM)
+        spread = np.array([ridge.spread_mm for ridge in ridges])
         weights = 1 / (1 + ((left / spread) ** 2).mean(1) / 2)
     return found - design.even @ both[3:]

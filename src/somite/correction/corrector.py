@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from scipy.spatial.transform import Rotation
 
 from somite.corrected import Corrected, Outlier, polynomial
@@ -23,16 +22,19 @@ from somite.correction.series import Encoding, Float, Float32, Ints, Pose, Serie
 from somite.correction.shells import shells_of
 from somite.gradients import Gradients
 from somite.images import Grid
-from somite.registration import displacement_mm, in_threads, region_of
+from somite.registration import Region, align_by_information, displacement_mm, in_threads, region_of
 from somite.sampling import coefficients, sample
 
 Mask = NDArray[np.bool_]
 
-_WIDTHS = (4.0, 2.5, 1.5, 1.5)
+_WIDTHS = (4.0, 2.5, 1.5, 1.5, 1.5, 1.5)
 """Smoothing in the rounds, full widths at half maximum in mean voxel sizes. Below 1.5 voxels the aliasing
 of edges, which stands still while the body moves, pulls at the estimate."""
 _EXPECTED = fit.Prior(np.zeros(6), 20.0)
 _B0_ROUNDS = 2
+_LINK_FWHM_MM = 2.0
+_LINK_MM = (0.05, 0.2)
+"""What mutual information is off by between b=0 and the lowest shell, and between shells."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def estimate(
         _align_b0s(series, groups[0])
         for volumes in groups[1:]:
             _align(series, volumes, distorts=number > 0)
-        _believe(series, groups, design, np.asarray(begins), distorts=number > 0)
+        links = _links(series, groups) if number > 0 else []
+        _believe(series, groups, design, np.asarray(begins), links, distorts=number > 0)
         if options.find_lost and number > 0:
             expected = foretold(series, groups, gradients)
             series.lost, scores = slices.find(series, groups, expected)
@@ -180,8 +183,36 @@ def _start_between(series: Series, b0s: Ints, begins: Sequence[int]) -> None:
         series.pose.set_vectors(own[others], between[others], radius)
 
 
+def _links(series: Series, groups: Sequence[Ints]) -> list[believe.Link]:
+    """Where the mean of each group lies beside that of the group before it, b=0 first: by mutual information."""
+    sites = series.sites
+    region = Region(sites.grid, sites.voxels[sites.core])
+    below, links = mean_volume(series, groups[0]), []
+    for number, volumes in enumerate(groups[1:]):
+        mean = mean_volume(series, volumes)
+        common = align_by_information(below, mean, region, _LINK_FWHM_MM)
+        turn = Rotation.from_matrix(common[:3, :3]).as_rotvec() * sites.radius
+        shift = common[:3, :3] @ sites.centre + common[:3, 3] - sites.centre
+        links.append(believe.Link(volumes, np.r_[turn, shift], _LINK_MM[min(number, 1)]))
+    return links
+
+
+def mean_volume(series: Series, volumes: Ints) -> Float32:
+    """Mean (x, y, z) of volumes in the place of the reference, by linear interpolation."""
+    total = np.zeros(series.sites.grid.shape, np.float32)
+    for one in in_threads(lambda v: _placed(series, int(v)), volumes, series.threads):
+        total += one
+    return total / np.float32(len(volumes))
+
+
 def _believe(
-    series: Series, groups: Sequence[Ints], design: believe.Design, begins: Ints, *, distorts: bool
+    series: Series,
+    groups: Sequence[Ints],
+    design: believe.Design,
+    begins: Ints,
+    links: Sequence[believe.Link],
+    *,
+    distorts: bool,
 ) -> None:
     pose, radius = series.pose, series.sites.radius
     weighted = np.concatenate([*groups[1:], np.empty(0, np.intp)]).astype(np.intp)
@@ -190,7 +221,7 @@ def _believe(
     if distorts and len(series.powers):
         sizes = np.sqrt((series.core.values**2).mean(0)).astype(np.float64)
         pose.distortion[weighted] = believe.eddy_terms(pose.distortion[weighted], sizes, design, weighted)
-    vectors = believe.motion(pose.vectors(radius), design, series.directions, begins)
+    vectors = believe.motion(pose.vectors(radius), design, series.directions, begins, links)
     pose.set_vectors(weighted, vectors[weighted], radius)
 
 
@@ -282,26 +313,25 @@ def resampled(found: Estimate) -> NDArray[np.float32]:
     """
     series = found.series
     shape = series.data.shape
-    frames = [series.frame_at(_slice_voxels(shape, z)) for z in range(shape[2])]
-    edge = np.array(shape[:3], np.float32) - 1
     out = np.empty(shape, np.float32, order="F")
 
     def one(volume: int) -> None:
-        raw = np.asarray(series.data[..., volume], np.float32)
-        spline, least = coefficients(raw), raw.min()
-        for z, frame in enumerate(frames):
-            at, factor = series.places(volume, frame)
-            values, _ = sample(spline, np.clip(at, 0, edge))
-            out[:, :, z, volume] = (np.maximum(values, least) * np.maximum(factor, 0)).reshape(shape[:2])
+        out[..., volume] = _placed(series, volume)
 
     in_threads(one, range(series.n), series.threads)
     return out
 
 
-def _slice_voxels(shape: tuple[int, ...], z: int) -> Ints:
-    voxels = np.indices((shape[0], shape[1], 1)).reshape(3, -1).T
-    voxels[:, 2] = z
-    return np.ascontiguousarray(voxels)
+def _placed(series: Series, volume: int) -> Float32:
+    """A volume (x, y, z) in the place of the reference."""
+    raw = np.asarray(series.data[..., volume], np.float32)
+    spline, least, edge = coefficients(raw), raw.min(), np.array(raw.shape, np.float32) - 1
+    placed = np.empty(raw.shape, np.float32)
+    for z, frame in enumerate(series.slabs):
+        at, factor = series.places(volume, frame)
+        values, _ = sample(spline, np.clip(at, 0, edge))
+        placed[:, :, z] = (np.maximum(values, least) * np.maximum(factor, 0)).reshape(raw.shape[:2])
+    return placed
 
 
 def replace_lost(corrected: NDArray[np.float32], found: Estimate, gradients: Gradients) -> Mask:
@@ -313,13 +343,12 @@ def replace_lost(corrected: NDArray[np.float32], found: Estimate, gradients: Gra
     directions = turned(gradients, series.pose).bvecs
     replaced = np.zeros(series.n, bool)
     weights = _weights_of(found, directions)
-    everywhere = [series.frame_at(_slice_voxels(corrected.shape, z)) for z in range(corrected.shape[2])]
     originals = {}
     for volume in np.flatnonzero(series.lost.any(1) & weights.any(1)):
         originals[int(volume)] = corrected[..., volume].copy()
         replaced[volume] = True
     for volume in originals:
-        for z, frame in enumerate(everywhere):
+        for z, frame in enumerate(series.slabs):
             at, _ = series.places(volume, frame)
             lost = touches(at, series.lost[volume]).reshape(corrected.shape[:2])
             if lost.any():

@@ -266,6 +266,13 @@ class Series:
             field_slopes = {a: np.asarray(derivative(self.field, a)[at], np.float32) for a in axes}
         return Frame(np.asarray(points, np.float32), terms(points, self.powers), by_axis, field, field_slopes)
 
+    @cached_property
+    def slabs(self) -> list[Frame]:
+        """The frames of whole slices, in order: each of its voxels (x, y) by rows."""
+        nx, ny, nz = self.sites.grid.shape
+        flat = np.indices((nx, ny)).reshape(2, -1).T
+        return [self.frame_at(np.column_stack([flat, np.full(len(flat), z)])) for z in range(nz)]
+
     def smooth(self, fwhm_mm: float) -> None:
         """Take the volumes smoothed by a Gaussian of this width from now on."""
         sigma = fwhm_mm * _FWHM_TO_SIGMA / self.sites.grid.voxel_mm

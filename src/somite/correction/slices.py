@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 from somite.correction.gaps import AXIS
 from somite.correction.series import Float, Float32, Ints, Series
@@ -23,6 +24,7 @@ LEAST_LOSS = 0.08
 """Part of the signal: a smaller loss does less harm than its replacement would."""
 FEWEST_POINTS = 30
 """Of a slice, for its mean to say anything."""
+_AROUND = 3  # slices to either side that share their spread
 _NEAR = 0.3  # voxels: points nearer than this to the middle of a slice speak for it
 
 
@@ -52,18 +54,20 @@ def ratios(series: Series, volume: int, expected: Float32) -> Float:
 
 
 def z_scores(ratio: Float) -> tuple[Float, Float]:
-    """How far (v, s) each slice is off what is usual in its place, in standard deviations, and its loss (v, s).
+    """How far each slice is off what is usual in its place, in standard deviations, and its loss: each (v, s).
 
-    The spread is that of the volumes at one slice, or of all slices where that is larger. 0 where unknown.
+    The spread is that of the volumes at a slice and its neighbours (a single slice has too few volumes to
+    tell, and those that lost signal among them), or of all slices where that is larger. 0 where unknown.
     """
-    if len(ratio) < 4:
-        return np.zeros(ratio.shape), np.zeros(ratio.shape)
     seen = ~np.isnan(ratio).all(0)
-    usual, spread = np.ones(ratio.shape[1]), np.full(ratio.shape[1], np.nan)
+    if len(ratio) < 4 or not seen.any():
+        return np.zeros(ratio.shape), np.zeros(ratio.shape)
+    usual = np.ones(ratio.shape[1])
     usual[seen] = np.nanmedian(ratio[:, seen], 0)
-    spread[seen] = 1.4826 * np.nanmedian(np.abs(ratio[:, seen] - usual[seen]), 0)
-    floor = np.nanmedian(spread) if seen.any() else 1.0
-    z = (ratio - usual) / np.maximum(np.maximum(spread, floor), 1e-6)
+    around = 1.4826 * np.nanmedian(np.abs(ratio[:, seen] - usual[seen]), 0)
+    spread = np.ones(ratio.shape[1])
+    spread[seen] = np.maximum(median_filter(around, 2 * _AROUND + 1, mode="nearest"), np.median(around))
+    z = (ratio - usual) / np.maximum(spread, 1e-6)
     return np.nan_to_num(z), np.nan_to_num(1 - ratio / np.maximum(usual, 1e-6))
 
 
