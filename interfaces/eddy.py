@@ -1,4 +1,4 @@
-"""Correct motion and eddy-current distortion, with a susceptibility field in one resampling; turn the gradients."""
+"""Correct motion, eddy currents and susceptibility in one resampling; turn the gradients."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Config(StepConfig):
 
     method: Literal["builtin", "rigid", "fsl", "none"] = Field(
         "builtin",
-        description="builtin: motion, eddy currents and lost slices, for any part of the body. rigid: the same "
-        "without eddy currents. fsl: FSL eddy. none: volumes as they are, but for the susceptibility field",
+        description="builtin: motion, eddy currents, lost slices; for any part of the body. rigid: the same "
+        "without eddy currents. fsl: FSL eddy. none: only the field is corrected",
     )
     terms: Literal["auto", "linear", "quadratic"] = Field(
         "auto",
@@ -158,7 +158,18 @@ def read_field(path: Path, grid: Grid) -> NDArray[np.float32]:
     return field
 
 
-def _options(config: Config, gradients: Gradients, encoding: Encoding, context: Context) -> Options:
+def slice_axis_of(series: Sequence[Mapping[str, Any]], context: Context) -> int:
+    """Voxel axis along which the slices of a `scan` lie: the third where they differ."""
+    axes = {(one.get("slice_encoding_direction") or "k")[0] for one in series}
+    if len(axes) != 1:
+        context.infer("slice axis", "k", "the series were acquired along different axes")
+        return 2
+    return "ijk".index(axes.pop())
+
+
+def _options(
+    config: Config, gradients: Gradients, encoding: Encoding, slice_axis: int, context: Context
+) -> Options:
     """What the corrector looks for, and why."""
     degree = {"linear": 1, "quadratic": 2, "auto": 2}[config.terms]
     n_weighted = int((~gradients.is_b0(config.b0_max_s_per_mm2)).sum())
@@ -170,7 +181,7 @@ def _options(config: Config, gradients: Gradients, encoding: Encoding, context: 
     elif config.terms == "auto" and n_weighted < FEW_VOLUMES:
         context.infer("eddy currents", "linear", f"there are {n_weighted} weighted volumes")
         degree = 1
-    return Options(degree, config.b0_max_s_per_mm2, config.replace_outliers)
+    return Options(degree, config.b0_max_s_per_mm2, config.replace_outliers, slice_axis)
 
 
 def _tools(config: Config) -> dict[str, str]:
@@ -184,8 +195,8 @@ def _tools(config: Config) -> dict[str, str]:
         "motion": "Motion of each volume, TSV: shift in mm and rotation in degrees in world RAS axes, "
         "mean displacement in mm",
         "outliers": "Slices that lost signal, TSV: volume, slice, z, and whether they were replaced",
-        "distortion": "Eddy-current polynomial of each volume, TSV: mm along phase encoding at 100 mm from the "
-        "centre of the image, root mean square in mm",
+        "distortion": "Eddy-current polynomial of each volume, TSV: mm along phase encoding at 100 mm from "
+        "the centre of the image, root mean square in mm",
     },
     tools=_tools,
     dwi_copies=4.5,
@@ -228,7 +239,7 @@ def run(
             encoding,
             mask,
             grid,
-            _options(config, gradients, encoding, context),
+            _options(config, gradients, encoding, slice_axis_of(described["series"], context), context),
             field=None if field is None else read_field(field, grid),
             begins=begins_of(volumes),
             still=config.method == "none",

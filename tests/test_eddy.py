@@ -132,7 +132,7 @@ def direction_error_deg(found: Gradients, truth: Phantom) -> np.ndarray:
     return np.asarray(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
 
 
-def correct(truth: Phantom, threads: int = 1) -> tuple[Corrected, np.ndarray]:
+def correct(truth: Phantom, threads: int = 1, slice_axis: int = 2) -> tuple[Corrected, np.ndarray]:
     """What the corrector finds without eddy currents, and its motion as transforms (n, 4, 4)."""
     n = truth.data.shape[3]
     found = corrector.correct(
@@ -141,7 +141,7 @@ def correct(truth: Phantom, threads: int = 1) -> tuple[Corrected, np.ndarray]:
         Encoding.unknown(n),
         truth.inside,
         truth.grid,
-        corrector.Options(degree=0),
+        corrector.Options(degree=0, slice_axis=slice_axis),
         threads=threads,
     )
     return found, transforms_of(found, truth)
@@ -230,7 +230,7 @@ def test_the_same_scan_stored_otherwise_gives_the_same_motion() -> None:
         stored,
     )
     found, transforms = correct(truth)
-    found_turned, transforms_turned = correct(turned)
+    found_turned, transforms_turned = correct(turned, slice_axis=0)
     between = displacement_mm
     region = region_of(truth.inside, truth.grid)
     apart = [

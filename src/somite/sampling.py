@@ -19,7 +19,7 @@ def coefficients(volume: NDArray[np.floating[Any]]) -> Float32:
 
 
 @compiled
-def _weights(x: float, w: Float32) -> None:
+def _weights(x: Any, w: Float32) -> None:
     y = np.float32(1) - x
     w[0] = y * y * y / np.float32(6)
     w[1] = np.float32(2 / 3) - x * x * (np.float32(2) - x) / np.float32(2)
@@ -37,7 +37,7 @@ def _mirror(i: int, n: int) -> int:
 
 
 @compiled
-def _sample(c: Float32, at: Float32, margin: float, values: Float32, inside: Float32) -> None:
+def _sample(c: Float32, at: Float32, margin: Any, values: Float32, inside: Float32) -> None:
     nx, ny, nz = c.shape
     wx, wy, wz = np.empty(4, np.float32), np.empty(4, np.float32), np.empty(4, np.float32)
     ix, iy, iz = np.empty(4, np.int64), np.empty(4, np.int64), np.empty(4, np.int64)

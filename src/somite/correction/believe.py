@@ -22,7 +22,7 @@ Ints = NDArray[np.intp]
 
 _ODD_MM = 5.0
 """Standard deviation expected of the coefficients of eddy currents."""
-_EVEN_MM = (0.7, 0.05, 1.0)
+_EVEN_MM = (0.7, 0.05, 2.0)
 """That of feigned displacement: where its estimate starts, and its bounds."""
 _LEAST_MM = 0.02
 """Of scatter."""
@@ -105,7 +105,7 @@ def eddy_terms(found: Float, sizes: Float, design: Design, volumes: Ints) -> Flo
             both[:, k] = ridge.solve(columns, mm[:, k], ones)
             left = ((mm[:, k] - columns @ both[:, k]) ** 2).sum()
             ridge.spread_mm = max(float(np.sqrt(left / max(len(mm) - ridge.counts_as, 1.0))), _LEAST_MM)
-        _share(ridges)
+            _share([ridge])
     return found - columns[:, 3:] @ both[3:] / sizes
 
 
@@ -120,9 +120,7 @@ class Link:
     """Standard deviation."""
 
 
-def motion(
-    found: Float, design: Design, along: Float, breaks: Ints, links: Sequence[Link] = ()
-) -> Float:
+def motion(found: Float, design: Design, along: Float, breaks: Ints, links: Sequence[Link] = ()) -> Float:
     """Motion (n, 6), mm, of volumes in the order of time, without what is even in direction.
 
     Changes from one volume to the next are compared with changes of the functions of direction; jumps count
@@ -152,7 +150,6 @@ def motion(
     for _ in range(_ROUNDS if len(changes) else 0):
         for k, ridge in enumerate(ridges):
             both[:, k] = ridge.solve(rows, wanted[:, k], np.r_[weights, firm * ridge.spread_mm**2])
-        _share(ridges)
         left = changes - turns @ both
         for k, ridge in enumerate(ridges):
             free = max(len(changes) - ridge.counts_as, 1.0) / len(changes)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
+from threadpoolctl import threadpool_limits
 
 from somite.corrected import Corrected, Outlier, polynomial
 from somite.correction import believe, fit, predict, slices
@@ -47,6 +48,8 @@ class Options:
     """s/mm2."""
     find_lost: bool = True
     """Whether slices that lost signal are looked for."""
+    slice_axis: int = 2
+    """Voxel axis along which slices were acquired."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Estimate:
 
 
 def groups_of(gradients: Gradients, encoding: Encoding, b0_max: float) -> list[Ints]:
-    """Volumes of b=0, then of each shell; a shell of several phase encodings in parts, where they are not small."""
+    """Volumes of b=0, then of each shell; one of several phase encodings in parts, if not small."""
     is_b0 = gradients.is_b0(b0_max)
     groups = [np.flatnonzero(is_b0)]
     for shell in shells_of(gradients.bvals, is_b0):
@@ -108,27 +111,28 @@ def estimate(
         begins: volumes with which a series of its own begins: the body may have moved before them.
         threads: to use; results do not depend on it.
     """
-    series = Series(data, encoding, Sites.of(mask, grid), options.degree, field, threads)
+    series = Series(data, encoding, Sites.of(mask, grid), options.degree, field, options.slice_axis, threads)
     groups = groups_of(gradients, encoding, options.b0_max)
     voxel = float(np.prod(grid.voxel_mm) ** (1 / 3))
     strength = encoding.readouts * encoding.signs if options.degree else np.ones(series.n)
     design = believe.Design.of(
         gradients.bvals, gradients.bvecs, strength / np.abs(strength).max(), groups[1:]
     )
-    scores = np.zeros((series.n, data.shape[2]))
-    for number, width in enumerate(_WIDTHS):
-        series.smooth(width * voxel)
-        if number == 0:
-            _align_to_first(series, groups[0])
-            _start_between(series, groups[0], begins)
-        _align_b0s(series, groups[0])
-        for volumes in groups[1:]:
-            _align(series, volumes, distorts=number > 0)
-        links = _links(series, groups) if number > 0 else []
-        _believe(series, groups, design, np.asarray(begins), links, distorts=number > 0)
-        if options.find_lost and number > 0:
-            expected = foretold(series, groups, gradients)
-            series.lost, scores = slices.find(series, groups, expected)
+    scores = np.zeros(series.lost.shape)
+    with threadpool_limits(1):  # sums must not depend on how many threads BLAS takes
+        for number, width in enumerate(_WIDTHS):
+            series.smooth(width * voxel)
+            if number == 0:
+                _align_to_first(series, groups[0])
+                _start_between(series, groups[0], begins)
+            _align_b0s(series, groups[0])
+            for volumes in groups[1:]:
+                _align(series, volumes, distorts=number > 0)
+            links = _links(series, groups) if number > 0 else []
+            _believe(series, groups, design, np.asarray(begins), links, distorts=number > 0)
+            if options.find_lost and number > 0:
+                expected = foretold(series, groups, gradients)
+                series.lost, scores = slices.find(series, groups, expected)
     return Estimate(series, groups, scores)
 
 
@@ -144,23 +148,23 @@ def _align_to_first(series: Series, b0s: Ints) -> None:
 
 
 def _align_b0s(series: Series, b0s: Ints) -> None:
-    """Bring each b=0 volume to the mean of the others; the first stays where it is."""
+    """Bring the b=0 volumes to their mean; the first stays where it is."""
     first = int(b0s[0])
     for _ in range(_B0_ROUNDS if len(b0s) > 1 else 0):
         _align(series, b0s, distorts=False)
         series.pose.refer_to(b0s, series.pose.rotations[first].copy(), series.pose.shifts[first].copy())
+        series.pose.put(first, (np.eye(3), np.zeros(3), series.pose.distortion[first].copy()))
 
 
 def _align(series: Series, volumes: Ints, *, distorts: bool) -> None:
-    """Bring each volume to the mean of the others."""
+    """Bring each volume to the mean of all: to that of the others, two would change places for ever."""
     if len(volumes) < 2:
         return
     values, there = series.gather(volumes)
-    total, weights = values.sum(0), fit.known(series, there)
+    target, weights = values.mean(0), fit.known(series, there)
     places = series.pose.vectors(series.sites.radius)
 
     def one(number: int) -> None:
-        target = (total - values[number]) / np.float32(len(volumes) - 1)
         volume = int(volumes[number])
         prior = fit.Prior(places[volume], _EXPECTED.precision)
         fit.fit(series, volume, target, weights, distorts=distorts, prior=prior)
@@ -184,7 +188,7 @@ def _start_between(series: Series, b0s: Ints, begins: Sequence[int]) -> None:
 
 
 def _links(series: Series, groups: Sequence[Ints]) -> list[believe.Link]:
-    """Where the mean of each group lies beside that of the group before it, b=0 first: by mutual information."""
+    """Where the mean of each group lies beside the b=0 mean, by mutual information."""
     sites = series.sites
     region = Region(sites.grid, sites.voxels[sites.core])
     below, links = mean_volume(series, groups[0]), []
@@ -222,7 +226,9 @@ def _believe(
         sizes = np.sqrt((series.core.values**2).mean(0)).astype(np.float64)
         pose.distortion[weighted] = believe.eddy_terms(pose.distortion[weighted], sizes, design, weighted)
     vectors = believe.motion(pose.vectors(radius), design, series.directions, begins, links)
-    pose.set_vectors(weighted, vectors[weighted], radius)
+    turns, shifts = series.sites.seen
+    seen = np.hstack([vectors[:, :3] @ turns, vectors[:, 3:] @ shifts])
+    pose.set_vectors(weighted, seen[weighted], radius)
 
 
 def turned(gradients: Gradients, pose: Pose) -> Gradients:
@@ -266,7 +272,7 @@ def correct(
         still: take the volumes to be without motion and eddy currents: only the field is corrected.
     """
     if still:
-        series = Series(data, encoding, Sites.of(mask, grid), 0, field, threads)
+        series = Series(data, encoding, Sites.of(mask, grid), 0, field, options.slice_axis, threads)
         found = Estimate(series, groups_of(gradients, encoding, options.b0_max), np.zeros(series.lost.shape))
     else:
         found = estimate(
@@ -335,22 +341,25 @@ def _placed(series: Series, volume: int) -> Float32:
 
 
 def replace_lost(corrected: NDArray[np.float32], found: Estimate, gradients: Gradients) -> Mask:
-    """Put the prediction where a volume drew on a lost slice, in place; returns the volumes (n,) it was put in.
+    """Put the prediction where a volume drew on a lost slice, in place; returns the volumes (n,) with one.
 
     A volume of b=0 without another has none, and keeps what it has.
     """
     series = found.series
     directions = turned(gradients, series.pose).bvecs
     replaced = np.zeros(series.n, bool)
-    weights = _weights_of(found, directions)
-    originals = {}
-    for volume in np.flatnonzero(series.lost.any(1) & weights.any(1)):
-        originals[int(volume)] = corrected[..., volume].copy()
+    if not series.lost.any():
+        return replaced
+    with threadpool_limits(1):
+        weights = _weights_of(found, directions)
+    originals: dict[int, Float32] = {}
+    for volume in map(int, np.flatnonzero(series.lost.any(1) & weights.any(1))):
+        originals[volume] = corrected[..., volume].copy()
         replaced[volume] = True
     for volume in originals:
         for z, frame in enumerate(series.slabs):
             at, _ = series.places(volume, frame)
-            lost = touches(at, series.lost[volume]).reshape(corrected.shape[:2])
+            lost = touches(at, series.lost[volume], series.slice_axis).reshape(corrected.shape[:2])
             if lost.any():
                 others = np.stack(
                     [originals.get(v, corrected[..., v])[:, :, z][lost] for v in range(series.n)]

@@ -17,7 +17,7 @@ from somite.jit import compiled
 
 N_GAIN = 4
 _RIDGE = 1e-6
-"""Of each parameter's own curvature: parameters that nothing is seen of, as a tilt of a single slice, stay."""
+"""Of each parameter's own curvature: parameters of which nothing is seen stay."""
 
 
 @compiled
@@ -86,7 +86,7 @@ def change(series: Series, volume: int, target: Float32, distorts: bool) -> Floa
         series.directions[volume].astype(np.float32),
         core.values[:, :n_terms],
         slopes * np.float32(series.encoding.signs[volume]),
-        np.float32(sites.radius),
+        float(sites.radius),
         rows,
     )
     return rows
@@ -94,7 +94,7 @@ def change(series: Series, volume: int, target: Float32, distorts: bool) -> Floa
 
 @dataclass(frozen=True)
 class Prior:
-    """Where a volume's motion is expected, vectors (6,) in mm, and how firmly: 1 / mm2 in units of the noise."""
+    """Where a volume's motion is expected, a vector (6,) in mm, and how firmly: noise variances per mm2."""
 
     vector: Float
     precision: float
@@ -125,29 +125,41 @@ def fit(
     """
     rows = change(series, volume, target, distorts)
     n = rows.shape[1] - N_GAIN
+    turns, shifts = series.sites.seen
     weighted = rows * (weights * series.values(volume, series.core)[1])[:, None]
     normal = (weighted.T @ rows).astype(np.float64)
     normal[np.diag_indices(n + N_GAIN)] *= 1 + _RIDGE
     normal += 1e-9 * max(np.trace(normal), 1e-12) / len(normal) * np.eye(len(normal))
     wanted, radius = target[series.sites.core], series.sites.radius
-    for _ in range(most_steps):
+    least, best, step, size = np.inf, series.pose.of(volume), np.zeros(n), 1.0
+    for _ in range(most_steps + 1):
         values, inside = series.values(volume, series.core)
-        left = (wanted - values) * inside
+        left = (wanted - values) * inside * weights
         pull = (weighted.T @ left).astype(np.float64)
-        held = normal
-        if prior is not None:
-            held, pull = _hold(normal, pull, prior, series.pose.vectors(radius)[volume], left, weights)
-        step = np.linalg.solve(held, pull)[:n]
-        series.pose.move(volume, step, radius)
-        if np.abs(step[:6]).max() + 0.4 * np.abs(step[6:]).max(initial=0.0) < tolerance_mm:
-            return
+        gain = pull[n:] @ np.linalg.solve(normal[n:, n:], pull[n:])
+        cost = (float(left @ left) - gain) / max(float(weights @ inside), 1.0)
+        if cost < least:
+            if (
+                np.abs(step[:6]).max() + 0.4 * np.abs(step[6:]).max(initial=0.0) < tolerance_mm
+                and least < np.inf
+            ):
+                return
+            least, best, size = cost, series.pose.of(volume), 1.0
+            held = normal
+            if prior is not None:
+                held, pull = _hold(normal, pull, prior, series.pose.vectors_of(volume, radius), cost)
+            step = np.linalg.solve(held, pull)[:n]
+            step[:3], step[3:6] = turns @ step[:3], shifts @ step[3:6]
+        else:
+            # A blurred target has gentler slopes than the volume, and the step leads beyond.
+            series.pose.put(volume, best)
+            size /= 2
+        series.pose.move(volume, step * size, radius)
+    series.pose.put(volume, best)
 
 
-def _hold(
-    normal: Float, pull: Float, prior: Prior, vector: Float, left: Float32, weights: Float32
-) -> tuple[Float, Float]:
+def _hold(normal: Float, pull: Float, prior: Prior, vector: Float, variance: float) -> tuple[Float, Float]:
     """Normal equations with the prior, in units of the residual's variance."""
-    variance = float(weights @ left**2) / max(float(weights.sum()), 1.0)
     force = prior.precision * max(variance, 1e-12)
     held, pulled = normal.copy(), pull.copy()
     held[np.arange(6), np.arange(6)] += force

@@ -150,6 +150,20 @@ class Sites:
         return np.asarray(self.voxels @ self.grid.affine[:3, :3].T + self.grid.affine[:3, 3] - self.centre)
 
     @cached_property
+    def seen(self) -> tuple[Float, Float]:
+        """Projections (3, 3) of rotation vectors and of shifts onto the motions that can be seen.
+
+        A single slice shows only those that keep it in its plane.
+        """
+        thin = [axis for axis in range(3) if self.grid.shape[axis] == 1]
+        if not thin:
+            return np.eye(3), np.eye(3)
+        axes = self.grid.affine[:3, :3] / self.grid.voxel_mm
+        in_plane, _ = np.linalg.qr(np.delete(axes, thin, axis=1))
+        shifts = in_plane @ in_plane.T
+        return (np.eye(3) - shifts if len(thin) == 1 else np.zeros((3, 3))), shifts
+
+    @cached_property
     def radius(self) -> float:
         """Root mean square distance of the core from its centre, mm: what a turn of 1 rad moves."""
         return float(np.sqrt((self.points[self.core] ** 2).sum(1).mean())) or 1.0
@@ -179,6 +193,19 @@ class Pose:
         """Take the motion of some volumes from vectors (len(volumes), 6) as `vectors` gives them."""
         self.rotations[volumes] = Rotation.from_rotvec(vectors[:, :3] / radius).as_matrix()
         self.shifts[volumes] = vectors[:, 3:]
+
+    def vectors_of(self, volume: int, radius: float) -> Float:
+        """(6,) as `vectors`, of one volume."""
+        turn = Rotation.from_matrix(self.rotations[volume]).as_rotvec()
+        return np.concatenate([turn * radius, self.shifts[volume]])
+
+    def of(self, volume: int) -> tuple[Float, Float, Float]:
+        """A copy of what is held of one volume."""
+        return self.rotations[volume].copy(), self.shifts[volume].copy(), self.distortion[volume].copy()
+
+    def put(self, volume: int, held: tuple[Float, Float, Float]) -> None:
+        """Take back what `of` gave."""
+        self.rotations[volume], self.shifts[volume], self.distortion[volume] = held
 
     def move(self, volume: int, step: Float, radius: float) -> None:
         """Add a small step: 6 of motion in mm, and those of the distortion, if any."""
@@ -238,6 +265,7 @@ class Series:
         sites: Sites,
         degree: int,
         field: NDArray[np.floating[Any]] | None = None,
+        slice_axis: int = 2,
         threads: int = 1,
     ) -> None:
         self.data, self.encoding, self.sites, self.threads = data, encoding, sites, threads
@@ -249,7 +277,8 @@ class Series:
         self.field = field
         self.frame = self.frame_at(sites.voxels)
         self.core = self.frame.part(sites.core)
-        self.lost = np.zeros((self.n, data.shape[2]), bool)
+        self.slice_axis = slice_axis
+        self.lost = np.zeros((self.n, data.shape[slice_axis]), bool)
         self.splines: list[Float32] = []
 
     def frame_at(self, voxels: Ints) -> Frame:
@@ -278,7 +307,7 @@ class Series:
         sigma = fwhm_mm * _FWHM_TO_SIGMA / self.sites.grid.voxel_mm
 
         def one(volume: int) -> Float32:
-            values = bridged(self.data[..., volume], self.lost[volume])
+            values = bridged(self.data[..., volume], self.lost[volume], self.slice_axis)
             return coefficients(gaussian_filter(values, sigma, mode="nearest") if fwhm_mm else values)
 
         self.splines = in_threads(one, range(self.n), self.threads)
@@ -306,11 +335,11 @@ class Series:
         at, factor = self.places(volume, frame)
         values, inside = sample(self.splines[volume], at)
         if self.lost[volume].any():
-            inside = inside * ~touches(at, self.lost[volume])
+            inside = inside * ~touches(at, self.lost[volume], self.slice_axis)
         return values * factor, inside
 
     def gather(self, volumes: Sequence[int] | Ints) -> tuple[Float32, NDArray[np.bool_]]:
-        """Values (v, m) at all sites, and where (v, m) there are any: the others have the mean over volumes."""
+        """Values (v, m) at all sites, and where (v, m) there are any: others have the mean over volumes."""
         found = in_threads(lambda volume: self.values(volume, self.frame), volumes, self.threads)
         values, there = np.array([a for a, _ in found]), np.array([b for _, b in found]) > 0
         mean = (values * there).sum(0) / np.maximum(there.sum(0), 1)

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 
-from somite.correction.gaps import AXIS
 from somite.correction.series import Float, Float32, Ints, Series
 from somite.registration import in_threads
 from somite.sampling import coefficients, sample
@@ -40,9 +39,9 @@ def ratios(series: Series, volume: int, expected: Float32) -> Float:
     at, factor = series.places(volume, series.core)
     values, inside = sample(spline, at)
     values *= factor
-    nearest = np.rint(at[:, AXIS]).astype(np.intp)
-    near = (np.abs(at[:, AXIS] - nearest) < _NEAR) & (inside > 0)
-    n_slices = series.data.shape[AXIS]
+    nearest = np.rint(at[:, series.slice_axis]).astype(np.intp)
+    near = (np.abs(at[:, series.slice_axis] - nearest) < _NEAR) & (inside > 0)
+    n_slices = series.lost.shape[1]
     seen, hoped, points = (
         np.bincount(nearest[near], w, n_slices)
         for w in (values[near], expected[series.sites.core][near], np.ones(int(near.sum())))
@@ -54,7 +53,7 @@ def ratios(series: Series, volume: int, expected: Float32) -> Float:
 
 
 def z_scores(ratio: Float) -> tuple[Float, Float]:
-    """How far each slice is off what is usual in its place, in standard deviations, and its loss: each (v, s).
+    """How far each slice is off what is usual in its place, in standard deviations, and its loss.
 
     The spread is that of the volumes at a slice and its neighbours (a single slice has too few volumes to
     tell, and those that lost signal among them), or of all slices where that is larger. 0 where unknown.
@@ -79,7 +78,7 @@ def find(series: Series, groups: Sequence[Ints], expected: Sequence[Float32]) ->
         groups: volumes of one contrast.
         expected: for each group, predictions (v, m) at all sites.
     """
-    shape = (series.n, series.data.shape[AXIS])
+    shape = (series.n, series.lost.shape[1])
     lost, scores = np.zeros(shape, bool), np.zeros(shape)
     for volumes, wanted in zip(groups, expected, strict=True):
         pairs = list(zip(volumes, wanted, strict=True))
