@@ -34,13 +34,13 @@ class Design:
     """Functions of direction, one row per volume; zeros for b=0."""
 
     odd: Float
-    """(n, 3) linear: sqrt(b) g, times readout time and sign, 1 for the strongest."""
+    """(n, 3) linear: sqrt(b) g, times readout time; 1 for the strongest. Of displacement along encoding."""
     even: Float
     """(n, 6 s) quadratic, for each group of volumes on its own; with their sum, a constant."""
 
     @classmethod
     def of(cls, bvals: Float, directions: Float, strength: Float, groups: list[Ints]) -> Design:
-        """Of b-values (n,), unit directions (n, 3), readout times with sign (n,) and groups of volumes."""
+        """Of b-values (n,), unit directions (n, 3), readout times (n,) and groups of volumes."""
         amplitude = np.sqrt(bvals) * strength
         odd = directions * (amplitude / max(np.abs(amplitude).max(), 1e-12))[:, None]
         x, y, z = directions.T
@@ -51,6 +51,10 @@ class Design:
             even[volumes, 6 * number : 6 * number + 6] = quadratic[volumes]
             weighted[volumes] = 1
         return cls(odd * weighted, even)
+
+    def signed(self, signs: Float) -> Design:
+        """For displacement along world axes: signs (n,) of encoding."""
+        return Design(self.odd * signs[:, None], self.even)
 
 
 @dataclass
@@ -116,8 +120,8 @@ class Link:
     volumes: Ints
     vector: Float
     """(6,) mm."""
-    spread_mm: float
-    """Standard deviation."""
+    spread_mm: Float
+    """(6,) standard deviations."""
 
 
 def motion(found: Float, design: Design, along: Float, breaks: Ints, links: Sequence[Link] = ()) -> Float:
@@ -142,14 +146,14 @@ def motion(found: Float, design: Design, along: Float, breaks: Ints, links: Sequ
     is_along = np.abs(along).max(0)
     ties = [np.r_[np.zeros(3), design.even[link.volumes].mean(0)] for link in links]
     rows, wanted = np.vstack([turns, *ties]), np.vstack([changes, *(-link.vector for link in links)])
-    firm = np.array([1 / link.spread_mm**2 for link in links])
+    firm = np.array([1 / link.spread_mm**2 for link in links]).reshape(-1, 6)
     # Only a shift along phase encoding can be an eddy current.
     odd = [1e-6, 1e-6, 1e-6, *(max(_ODD_MM * part, 1e-6) for part in is_along)]
     ridges = [_Ridge(design.even.shape[1], odd_mm=mm) for mm in odd]
     weights, both = np.ones(len(changes)), np.zeros((columns.shape[1], 6))
     for _ in range(_ROUNDS if len(changes) else 0):
         for k, ridge in enumerate(ridges):
-            both[:, k] = ridge.solve(rows, wanted[:, k], np.r_[weights, firm * ridge.spread_mm**2])
+            both[:, k] = ridge.solve(rows, wanted[:, k], np.r_[weights, firm[:, k] * ridge.spread_mm**2])
         left = changes - turns @ both
         for k, ridge in enumerate(ridges):
             free = max(len(changes) - ridge.counts_as, 1.0) / len(changes)

@@ -33,6 +33,7 @@ _WIDTHS = (4.0, 2.5, 1.5, 1.5, 1.5, 1.5)
 of edges, which stands still while the body moves, pulls at the estimate."""
 _EXPECTED = fit.Prior(np.zeros(6), 20.0)
 _B0_ROUNDS = 2
+_AT_ONCE = 8
 _LINK_FWHM_MM = 2.0
 _LINK_MM = (0.05, 0.2)
 """What mutual information is off by between b=0 and the lowest shell, and between shells."""
@@ -114,25 +115,23 @@ def estimate(
     series = Series(data, encoding, Sites.of(mask, grid), options.degree, field, options.slice_axis, threads)
     groups = groups_of(gradients, encoding, options.b0_max)
     voxel = float(np.prod(grid.voxel_mm) ** (1 / 3))
-    strength = encoding.readouts * encoding.signs if options.degree else np.ones(series.n)
-    design = believe.Design.of(
-        gradients.bvals, gradients.bvecs, strength / np.abs(strength).max(), groups[1:]
-    )
+    design = believe.Design.of(gradients.bvals, gradients.bvecs, encoding.readouts, groups[1:])
     scores = np.zeros(series.lost.shape)
+    expected = np.zeros((series.n, 6))
     with threadpool_limits(1):  # sums must not depend on how many threads BLAS takes
         for number, width in enumerate(_WIDTHS):
             series.smooth(width * voxel)
             if number == 0:
                 _align_to_first(series, groups[0])
                 _start_between(series, groups[0], begins)
-            _align_b0s(series, groups[0])
+                expected = series.pose.vectors(series.sites.radius)
+            _align_b0s(series, groups[0], expected)
             for volumes in groups[1:]:
-                _align(series, volumes, distorts=number > 0)
+                _align(series, volumes, expected, distorts=number > 0)
             links = _links(series, groups) if number > 0 else []
             _believe(series, groups, design, np.asarray(begins), links, distorts=number > 0)
             if options.find_lost and number > 0:
-                expected = foretold(series, groups, gradients)
-                series.lost, scores = slices.find(series, groups, expected)
+                series.lost, scores = slices.find(series, groups, foretold(series, groups, gradients))
     return Estimate(series, groups, scores)
 
 
@@ -147,26 +146,25 @@ def _align_to_first(series: Series, b0s: Ints) -> None:
     )
 
 
-def _align_b0s(series: Series, b0s: Ints) -> None:
+def _align_b0s(series: Series, b0s: Ints, expected: Float) -> None:
     """Bring the b=0 volumes to their mean; the first stays where it is."""
     first = int(b0s[0])
     for _ in range(_B0_ROUNDS if len(b0s) > 1 else 0):
-        _align(series, b0s, distorts=False)
+        _align(series, b0s, expected, distorts=False)
         series.pose.refer_to(b0s, series.pose.rotations[first].copy(), series.pose.shifts[first].copy())
         series.pose.put(first, (np.eye(3), np.zeros(3), series.pose.distortion[first].copy()))
 
 
-def _align(series: Series, volumes: Ints, *, distorts: bool) -> None:
+def _align(series: Series, volumes: Ints, expected: Float, *, distorts: bool) -> None:
     """Bring each volume to the mean of all: to that of the others, two would change places for ever."""
     if len(volumes) < 2:
         return
     values, there = series.gather(volumes)
     target, weights = values.mean(0), fit.known(series, there)
-    places = series.pose.vectors(series.sites.radius)
 
     def one(number: int) -> None:
         volume = int(volumes[number])
-        prior = fit.Prior(places[volume], _EXPECTED.precision)
+        prior = fit.Prior(expected[volume], _EXPECTED.precision)
         fit.fit(series, volume, target, weights, distorts=distorts, prior=prior)
 
     in_threads(one, range(len(volumes)), series.threads)
@@ -192,20 +190,25 @@ def _links(series: Series, groups: Sequence[Ints]) -> list[believe.Link]:
     sites = series.sites
     region = Region(sites.grid, sites.voxels[sites.core])
     below, links = mean_volume(series, groups[0]), []
+    # Along a limb an image hardly changes, and what is found of a motion along it says little.
+    power = (fit.change(series, int(groups[0][0]), below[tuple(sites.voxels.T)], False)[:, :6] ** 2).sum(0)
+    vague = np.sqrt(power.max() / np.maximum(power, 1e-6 * power.max()))
     for number, volumes in enumerate(groups[1:]):
         mean = mean_volume(series, volumes)
         common = align_by_information(below, mean, region, _LINK_FWHM_MM)
         turn = Rotation.from_matrix(common[:3, :3]).as_rotvec() * sites.radius
         shift = common[:3, :3] @ sites.centre + common[:3, 3] - sites.centre
-        links.append(believe.Link(volumes, np.r_[turn, shift], _LINK_MM[min(number, 1)]))
+        links.append(believe.Link(volumes, np.r_[turn, shift], _LINK_MM[min(number, 1)] * vague))
     return links
 
 
 def mean_volume(series: Series, volumes: Ints) -> Float32:
-    """Mean (x, y, z) of volumes in the place of the reference, by linear interpolation."""
+    """Mean (x, y, z) of volumes in the place of the reference."""
     total = np.zeros(series.sites.grid.shape, np.float32)
-    for one in in_threads(lambda v: _placed(series, int(v)), volumes, series.threads):
-        total += one
+    for first in range(0, len(volumes), _AT_ONCE):  # so many, and no more, are held in memory
+        some = volumes[first : first + _AT_ONCE]
+        for one in in_threads(lambda v: _placed(series, int(v)), some, series.threads):
+            total += one
     return total / np.float32(len(volumes))
 
 
@@ -225,7 +228,9 @@ def _believe(
     if distorts and len(series.powers):
         sizes = np.sqrt((series.core.values**2).mean(0)).astype(np.float64)
         pose.distortion[weighted] = believe.eddy_terms(pose.distortion[weighted], sizes, design, weighted)
-    vectors = believe.motion(pose.vectors(radius), design, series.directions, begins, links)
+    vectors = believe.motion(
+        pose.vectors(radius), design.signed(series.encoding.signs), series.directions, begins, links
+    )
     turns, shifts = series.sites.seen
     seen = np.hstack([vectors[:, :3] @ turns, vectors[:, 3:] @ shifts])
     pose.set_vectors(weighted, seen[weighted], radius)
