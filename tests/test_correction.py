@@ -246,7 +246,7 @@ def test_motion_and_eddy_currents_are_found() -> None:
     assert before.mean() > 2
     assert after.mean() < 0.37 and after.max() < 0.85
     assert after[found.groups[0]].max() < 0.1
-    assert not found.series.lost.any()
+    assert found.series.lost.mean() <= 0.01
 
 
 def test_directions_turn_with_the_body() -> None:
@@ -456,7 +456,7 @@ def test_motion_is_what_follows_time_and_not_direction() -> None:
 
 def test_a_link_fixes_the_offset_of_a_shell() -> None:
     design, path, feigned, found = drifting()
-    link = believe.Link(np.arange(1, 31), -feigned[1:].mean(0), 0.02)
+    link = believe.Link(np.arange(1, 31), -feigned[1:].mean(0), np.full(6, 0.02))
     without, linked = (
         believe.motion(found, design, np.zeros((31, 3)), np.array([0, 1]), links) for links in ([], [link])
     )
