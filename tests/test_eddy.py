@@ -141,7 +141,7 @@ def correct(truth: Phantom, threads: int = 1, slice_axis: int = 2) -> tuple[Corr
         Encoding.unknown(n),
         truth.inside,
         truth.grid,
-        corrector.Options(degree=0, slice_axis=slice_axis),
+        corrector.Options(degree=0, find_lost=False, slice_axis=slice_axis),
         threads=threads,
     )
     return found, transforms_of(found, truth)

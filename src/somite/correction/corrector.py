@@ -192,7 +192,7 @@ def _links(series: Series, groups: Sequence[Ints]) -> list[believe.Link]:
     below, links = mean_volume(series, groups[0]), []
     # Along a limb an image hardly changes, and what is found of a motion along it says little.
     power = (fit.change(series, int(groups[0][0]), below[tuple(sites.voxels.T)], False)[:, :6] ** 2).sum(0)
-    vague = np.sqrt(power.max() / np.maximum(power, 1e-6 * power.max()))
+    vague = np.sqrt(power.max() / np.maximum(power, 1e-2 * power.max()))
     for number, volumes in enumerate(groups[1:]):
         mean = mean_volume(series, volumes)
         common = align_by_information(below, mean, region, _LINK_FWHM_MM)
