@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from real_pair import agreement_rows
 
 from somite.body import body_mask
-from somite.correction import corrector
+from somite.correction import corrector, estimation
+from somite.correction.estimation import Acquisition, Options
 from somite.correction.series import Encoding
 from somite.gradients import Gradients
 from somite.images import Grid
@@ -99,21 +100,19 @@ def _found(
     start: float,
 ) -> Found:
     is_b0 = gradients.is_b0(50)
-    options = corrector.Options(degree=2 if (~is_b0).sum() >= FEW_VOLUMES else 1)
+    options = Options(degree=2 if (~is_b0).sum() >= FEW_VOLUMES else 1)
     mask = body_mask(data[..., is_b0].mean(3))
-    estimate = corrector.estimate(
-        data, gradients, encoding, mask, grid, options, field=scan.field_voxels, threads=THREADS
-    )
+    acquired = Acquisition(data, gradients, encoding, mask, grid, scan.field_voxels)
+    estimate = estimation.estimate(acquired, options, THREADS)
     corrected = corrector.resampled(estimate)
-    corrector.replace_lost(corrected, estimate, gradients)
+    corrector.replace_lost(corrected, estimate)
     seconds = time.perf_counter() - start
     series = estimate.series
     frame = series.frame_at(voxels)
     places = np.stack([series.places(volume, frame)[0] for volume in range(series.n)])
     world = places @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    turned = corrector.turned(gradients, estimate.pose)
     lost = {(int(v), int(s)) for v, s in np.argwhere(series.lost)}
-    return Found(world @ scan.axes, turned, corrected, lost, seconds)
+    return Found(world @ scan.axes, estimate.gradients, corrected, lost, seconds)
 
 
 def untouched(scan: Scan) -> Found:
@@ -207,12 +206,12 @@ def _head(seed: int) -> Iterator[Row]:
 
 
 def _with_more_rounds(work: Callable[[], Found]) -> Found:
-    usual = corrector._WIDTHS
-    corrector._WIDTHS = (*usual, *[usual[-1]] * 4)
+    usual = estimation._WIDTHS
+    estimation._WIDTHS = (*usual, *[usual[-1]] * 4)
     try:
         return work()
     finally:
-        corrector._WIDTHS = usual
+        estimation._WIDTHS = usual
 
 
 def _combined() -> Iterator[Row]:

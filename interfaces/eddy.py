@@ -13,8 +13,8 @@ from pydantic import Field
 
 from somite.body import body_mask, read_mask
 from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS, TERMS, Corrected, Outlier
-from somite.correction.corrector import Options
-from somite.correction.corrector import correct as correct_series
+from somite.correction.corrector import correct
+from somite.correction.estimation import Acquisition, Options
 from somite.correction.series import Encoding
 from somite.errors import DatasetError, Problem
 from somite.files import link_or_copy
@@ -171,6 +171,8 @@ def _options(
     config: Config, gradients: Gradients, encoding: Encoding, slice_axis: int, context: Context
 ) -> Options:
     """What the corrector looks for, and why."""
+    if config.method == "none":
+        return Options(b0_max=config.b0_max_s_per_mm2, slice_axis=slice_axis, moving=False)
     degree = {"linear": 1, "quadratic": 2, "auto": 2}[config.terms]
     n_weighted = int((~gradients.is_b0(config.b0_max_s_per_mm2)).sum())
     if config.method == "rigid":
@@ -227,24 +229,16 @@ def run(
     mask = _region_mask(data, grid, gradients.is_b0(config.b0_max_s_per_mm2), mask_given, context)
     if config.method == "fsl":
         timing = common_timing(described["series"])
-        options = config.for_fsl()
+        asked = config.for_fsl()
         found = run_fsl_eddy(
-            dwi, gradients, volumes, mask, grid, options, context, field=field, slice_timing=timing
+            dwi, gradients, volumes, mask, grid, asked, context, field=field, slice_timing=timing
         )
     else:
         encoding = encoding_of(volumes, context)
-        found = correct_series(
-            data,
-            gradients,
-            encoding,
-            mask,
-            grid,
-            _options(config, gradients, encoding, slice_axis_of(described["series"], context), context),
-            field=None if field is None else read_field(field, grid),
-            begins=begins_of(volumes),
-            still=config.method == "none",
-            threads=context.threads,
-        )
+        options = _options(config, gradients, encoding, slice_axis_of(described["series"], context), context)
+        known = None if field is None else read_field(field, grid)
+        series = Acquisition(data, gradients, encoding, mask, grid, known, begins_of(volumes))
+        found = correct(series, options, context.threads)
     _tell(found, context)
     return _written(write(context.folder / "dwi_corrected.nii", found.data, grid), found, grid, context)
 

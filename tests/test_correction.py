@@ -7,15 +7,16 @@ from functools import cache
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates, shift
 from scipy.spatial.transform import Rotation
 
 from somite.corrected import polynomial
-from somite.correction import believe, corrector, gaps, predict
+from somite.correction import believe, corrector, estimation, gaps, predict, slices
+from somite.correction.estimation import Acquisition, Estimate, Options
 from somite.correction.series import Encoding, Pose, Series, Sites, exponents, slopes, terms
 from somite.gradients import Gradients
 from somite.images import Grid
-from somite.sampling import coefficients, sample
+from somite.sampling import coefficients, sample, sample_slopes
 
 FINE = 1.5  # mm, of the phantom from which volumes are cut
 
@@ -97,7 +98,7 @@ class Truth:
         along = polynomial(rigid - self.middle) @ self.eddy[volume]
         return np.asarray(rigid + along[:, None] * self.encoding.directions(self.grid)[volume])
 
-    def residual_mm(self, found: corrector.Estimate | None) -> np.ndarray:
+    def residual_mm(self, found: Estimate | None) -> np.ndarray:
         """Mean distance (n,) over the mask between where tissue was and where it was found to be."""
         voxels = np.argwhere(self.mask)
         points = voxels @ self.grid.affine[:3, :3].T + self.grid.affine[:3, 3]
@@ -116,16 +117,11 @@ class Truth:
         cosine = np.abs(np.einsum("ni,ni->n", gradients.bvecs, true))[weighted]
         return np.asarray(np.rad2deg(np.arccos(np.clip(cosine, -1, 1))))
 
-    def estimate(self, threads: int = 1, **options: object) -> corrector.Estimate:
-        return corrector.estimate(
-            self.data,
-            self.gradients,
-            self.encoding,
-            self.mask,
-            self.grid,
-            corrector.Options(**options),
-            threads=threads,
-        )
+    def acquired(self, **known: object) -> Acquisition:
+        return Acquisition(self.data, self.gradients, self.encoding, self.mask, self.grid, **known)
+
+    def estimate(self, threads: int = 1, **options: object) -> Estimate:
+        return estimation.estimate(self.acquired(), Options(**options), threads)
 
 
 def scheme(shells: tuple[float, ...], n: int) -> Gradients:
@@ -226,13 +222,13 @@ def distorted(
 
 
 @cache
-def one_shell() -> tuple[Truth, corrector.Estimate]:
+def one_shell() -> tuple[Truth, Estimate]:
     truth = truth_of()
     return truth, truth.estimate()
 
 
 @cache
-def with_lost() -> tuple[Truth, corrector.Estimate]:
+def with_lost() -> tuple[Truth, Estimate]:
     truth = truth_of(shape=(28, 28, 16), n=28, lost=0.05, seed=2)
     return truth, truth.estimate()
 
@@ -251,7 +247,7 @@ def test_motion_and_eddy_currents_are_found() -> None:
 
 def test_directions_turn_with_the_body() -> None:
     truth, found = one_shell()
-    turned = corrector.turned(truth.gradients, found.pose)
+    turned = estimation.turned(truth.gradients, found.pose)
     assert truth.bvec_error_deg(truth.gradients).mean() > 1
     assert truth.bvec_error_deg(turned).mean() < 0.3
     assert np.array_equal(turned.bvals, truth.gradients.bvals)
@@ -268,7 +264,7 @@ def test_tables_tell_the_true_motion_and_distortion() -> None:
     np.testing.assert_allclose(table[:, 10], np.sqrt((known**2).mean(0)), rtol=0.02, atol=1e-6)
     weighted = truth.gradients.bvals > 0
     apart, before = ((d - d.mean(0)).std(0)[weighted].mean() for d in (known - true, true))
-    motion = corrector.motion_table(found, truth.mask, truth.grid)
+    motion = corrector.motion_table(found)
     rigid = (points @ truth.rotations.transpose(0, 2, 1) + truth.shifts[:, None]) - points
     moved = np.linalg.norm(rigid, axis=-1).mean(1)
     turn = motion[:, 3:6] - Rotation.from_matrix(truth.rotations).as_rotvec(degrees=True)
@@ -285,28 +281,19 @@ def test_two_shells() -> None:
     before, after = truth.residual_mm(None), truth.residual_mm(found)
     assert after.mean() < 0.55 and after.mean() < before.mean() / 3
     assert after[found.groups[0]].mean() < 0.1
-    turned = corrector.turned(truth.gradients, found.pose)
+    turned = estimation.turned(truth.gradients, found.pose)
     assert truth.bvec_error_deg(turned).mean() < 0.5 < truth.bvec_error_deg(truth.gradients).mean()
 
 
 def test_more_rounds_would_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     truth, found = with_lost()
-    monkeypatch.setattr(corrector, "_WIDTHS", (*corrector._WIDTHS, *[corrector._WIDTHS[-1]] * 2))
+    monkeypatch.setattr(estimation, "_WIDTHS", (*estimation._WIDTHS, *[estimation._WIDTHS[-1]] * 2))
     longer = truth.estimate()
     assert truth.residual_mm(longer).mean() < 1.1 * truth.residual_mm(found).mean()
 
 
-def corrected(truth: Truth, threads: int = 1, **also: object) -> corrector.Corrected:
-    return corrector.correct(
-        truth.data,
-        truth.gradients,
-        truth.encoding,
-        truth.mask,
-        truth.grid,
-        corrector.Options(),
-        threads=threads,
-        **also,
-    )
+def corrected(truth: Truth, threads: int = 1, moving: bool = True, **known: object) -> corrector.Corrected:
+    return corrector.correct(truth.acquired(**known), Options(moving=moving), threads)
 
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:
@@ -326,8 +313,8 @@ def test_a_field_is_undone_in_both_phase_encodings(moving: bool) -> None:
     truth = truth_of((28, 28, 12), n=16, motion=moving, eddy=moving, field_voxels=2.0, snr=100, seed=5)
     points = np.argwhere(np.ones(truth.grid.shape)) @ truth.grid.affine[:3, :3].T + truth.grid.affine[:3, 3]
     voxels = field_at(truth, points, 2.0).reshape(truth.grid.shape) / truth.grid.voxel_mm[0]
-    found = corrected(truth, field=voxels / 0.05, still=not moving)
-    without = corrected(truth, still=True)
+    found = corrected(truth, field=voxels / 0.05, moving=moving)
+    without = corrected(truth, moving=False)
     inner = truth.mask.copy()
     inner[..., [0, 1, -2, -1]] = False
     before, after = (np.abs(one.data - truth.still)[inner].mean(0) for one in (without, found))
@@ -351,11 +338,34 @@ def test_lost_slices_are_found_and_hardly_any_other() -> None:
     assert (found.scores[lost] < 0).all()
 
 
+def test_many_lost_slices_do_not_hide_each_other() -> None:
+    truth = truth_of(shape=(28, 28, 16), n=18, lost=0.15, seed=2)
+    lost = truth.estimate().series.lost
+    assert truth.lost.sum() >= 20
+    assert lost[truth.lost].mean() >= 0.95
+    assert lost[~truth.lost].mean() <= 0.01
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
+def test_a_lost_slice_shows_wherever_between_slices_the_tissue_lay(share: float) -> None:
+    rng = np.random.default_rng(0)
+    grid = Grid((20, 20, 12), np.diag([2.0, 2.0, 4.0, 1.0]))
+    tissue = gaussian_filter(1000 + 4000 * rng.standard_normal(grid.shape), 2)
+    moved = shift(tissue, (0, 0, share), mode="nearest")
+    moved[..., 5] *= 0.6
+    mask = np.ones(grid.shape, bool)
+    series = Series(moved[..., None], Encoding.unknown(1), Sites.of(mask, grid), 0)
+    series.pose.shifts[0, 2] = share * 4
+    found = slices.ratios(series, 0, tissue[tuple(series.sites.voxels.T)].astype(np.float32))
+    expected = np.where(np.arange(12) == 5, 0.6, 1.0)
+    np.testing.assert_allclose(found[1:-1], expected[1:-1], atol=0.03)
+
+
 def test_lost_slices_are_replaced_by_what_they_would_have_shown() -> None:
     truth, found = with_lost()
     plain = corrector.resampled(found)
     replaced = plain.copy(order="F")
-    volumes = corrector.replace_lost(replaced, found, truth.gradients)
+    volumes = corrector.replace_lost(replaced, found)
     assert np.array_equal(volumes, found.series.lost.any(1))
     np.testing.assert_array_equal(plain[..., ~volumes], replaced[..., ~volumes])
     voxels = np.argwhere(truth.mask)
@@ -375,9 +385,9 @@ def test_lost_slices_are_replaced_by_what_they_would_have_shown() -> None:
 
 
 def test_lost_slices_are_listed() -> None:
-    truth = truth_of(shape=(22, 22, 12), n=8, lost=0.1, seed=4)
+    truth = truth_of(shape=(22, 22, 12), n=8, lost=0.1, seed=5)
     found = corrected(truth)
-    assert all(truth.lost[one.volume, one.slice] for one in found.outliers)
+    assert {(one.volume, one.slice) for one in found.outliers} == set(map(tuple, np.argwhere(truth.lost)))
     assert all(one.z < -4 and one.replaced == 1 for one in found.outliers)
     assert len(found.outliers) == len({(one.volume, one.slice) for one in found.outliers})
     assert not truth.estimate(find_lost=False).series.lost.any()
@@ -400,6 +410,22 @@ def test_sampling_is_the_cubic_spline_and_knows_the_field_of_view(shape: tuple[i
     expected = map_coordinates(volume.astype(float), at.T, order=3, mode="mirror")
     np.testing.assert_allclose(values[inside > 0], expected[inside > 0], atol=1e-4)
     assert not values[inside == 0].any()
+
+
+@pytest.mark.parametrize("shape", [(9, 8, 7), (6, 5, 1), (2, 3, 4)])
+def test_slopes_of_the_spline_are_its_derivatives(shape: tuple[int, int, int]) -> None:
+    rng = np.random.default_rng(0)
+    spline, top = coefficients(rng.normal(100, 20, shape)), np.array(shape) - 1
+    at = rng.uniform(0.02 * (top > 0), np.maximum(top - 0.02, 0), (500, 3))
+    values, slopes_found = sample_slopes(spline, at)
+    np.testing.assert_allclose(values, sample(spline, at)[0], atol=1e-4)
+    for axis in range(3):
+        step = 0.01 * (np.arange(3) == axis)
+        if shape[axis] == 1:
+            assert np.abs(slopes_found[:, axis]).max() < 1e-3
+        else:
+            rise = sample(spline, at + step)[0].astype(float) - sample(spline, at - step)[0]
+            np.testing.assert_allclose(slopes_found[:, axis], rise / 0.02, atol=0.05)
 
 
 @pytest.mark.parametrize(("degree", "count"), [(0, 0), (1, 3), (2, 9), (3, 19)])
@@ -507,12 +533,12 @@ def test_groups_part_by_phase_encoding_unless_small() -> None:
     signs = np.ones(16)
     signs[[0, 2, 4, 6, 8, 11]] = -1
     encoding = Encoding(np.zeros(16, np.intp), signs, np.ones(16))
-    groups = [g.tolist() for g in corrector.groups_of(gradients, encoding, 50)]
+    groups = [g.tolist() for g in estimation.groups_of(gradients, encoding, 50)]
     # One volume of the outer shell would be a part of its own: too few.
     assert groups == [[0, 15], [1, 3, 5, 7, 9], [2, 4, 6, 8], [10, 11, 12, 13, 14]]
     axes = Encoding(np.where(signs > 0, 0, 1), np.ones(16), np.ones(16))
-    assert [g.tolist() for g in corrector.groups_of(gradients, axes, 50)] == groups
-    same = [g.tolist() for g in corrector.groups_of(gradients, Encoding.unknown(16), 50)]
+    assert [g.tolist() for g in estimation.groups_of(gradients, axes, 50)] == groups
+    same = [g.tolist() for g in estimation.groups_of(gradients, Encoding.unknown(16), 50)]
     assert same == [[0, 15], list(range(1, 10)), list(range(10, 15))]
 
 

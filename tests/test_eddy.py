@@ -17,6 +17,7 @@ from somite import images
 from somite.body import body_mask
 from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS, Corrected
 from somite.correction import believe, corrector
+from somite.correction.estimation import Acquisition, Options, turned
 from somite.correction.series import Encoding, Pose
 from somite.correction.shells import shells_of
 from somite.errors import DatasetError
@@ -134,16 +135,9 @@ def direction_error_deg(found: Gradients, truth: Phantom) -> np.ndarray:
 
 def correct(truth: Phantom, threads: int = 1, slice_axis: int = 2) -> tuple[Corrected, np.ndarray]:
     """What the corrector finds without eddy currents, and its motion as transforms (n, 4, 4)."""
-    n = truth.data.shape[3]
-    found = corrector.correct(
-        truth.data,
-        truth.gradients,
-        Encoding.unknown(n),
-        truth.inside,
-        truth.grid,
-        corrector.Options(degree=0, find_lost=False, slice_axis=slice_axis),
-        threads=threads,
-    )
+    unknown = Encoding.unknown(truth.data.shape[3])
+    series = Acquisition(truth.data, truth.gradients, unknown, truth.inside, truth.grid)
+    found = corrector.correct(series, Options(degree=0, find_lost=False, slice_axis=slice_axis), threads)
     return found, transforms_of(found, truth)
 
 
@@ -300,7 +294,29 @@ def test_mutual_information_joins_images_of_opposite_contrast() -> None:
     known[:3, 3] = (1.0, -1.5, 0.7)
     moving, _ = resample(2000 - 0.5 * fixed, np.linalg.inv(known), truth.grid)
     found = align_by_information(fixed, moving, region, 2.0)
-    assert displacement_mm(np.linalg.inv(known) @ found, region) < 0.25
+    assert displacement_mm(np.linalg.inv(known) @ found.transform, region) < 0.25
+
+
+@pytest.mark.parametrize("shift_mm", [0.0, 0.25])
+def test_mutual_information_tells_a_part_of_a_voxel_where_the_body_fills_the_field(shift_mm: float) -> None:
+    truth = phantom(shape=(32, 30, 8), voxel=(3.0, 3.0, 5.0), n=6)
+    whole = truth.data[..., 0]
+    cut = Grid((20, 18, 6), truth.grid.affine @ translation(6, 6, 1))
+    window = (slice(6, 26), slice(6, 24), slice(1, 7))
+    known = np.eye(4)
+    known[:3, 3] = np.array([0.4, -0.6, 1.0]) * shift_mm
+    rng = np.random.default_rng(0)
+    moved = resample(whole, np.linalg.inv(known), truth.grid)[0]
+    fixed, moving = (v[window] + rng.normal(0, 8, cut.shape) for v in (whole, 2000 - 0.5 * moved))
+    region = region_of(np.ones(cut.shape, bool), cut)
+    found = align_by_information(fixed, moving, region, 2.0)
+    assert displacement_mm(np.linalg.inv(known) @ found.transform, region) < 0.12
+
+
+def translation(*voxels: float) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = voxels
+    return matrix
 
 
 def test_mutual_information_of_a_histogram_and_its_slope() -> None:
@@ -326,8 +342,8 @@ def test_shells_part_at_gaps_and_small_ones_join() -> None:
 def test_gradients_turn_against_the_body() -> None:
     quarter = Pose.still(1, 0)
     quarter.rotations[0] = Rotation.from_rotvec([0, 0, np.pi / 2]).as_matrix()
-    turned = corrector.turned(Gradients(np.array([1000.0]), np.array([[0, 1.0, 0]])), quarter)
-    np.testing.assert_allclose(turned.bvecs, [[1, 0, 0]], atol=1e-12)
+    seen = turned(Gradients(np.array([1000.0]), np.array([[0, 1.0, 0]])), quarter)
+    np.testing.assert_allclose(seen.bvecs, [[1, 0, 0]], atol=1e-12)
 
 
 def test_motion_that_follows_the_directions_is_distrusted_and_true_motion_is_not() -> None:
@@ -486,8 +502,8 @@ def test_real_reversed_scans_agree_better_after_correction(real_data: Path) -> N
     stem = folder / "sub-uih_dir-AP_dwi"
     gradients = read_fsl(stem.with_suffix(".bval"), stem.with_suffix(".bvec"), grid.affine)
     mask = body_mask(data[..., 0])
-    unknown = Encoding.unknown(data.shape[3])
-    found = corrector.correct(data, gradients, unknown, mask, grid, corrector.Options(degree=0))
+    series = Acquisition(data, gradients, Encoding.unknown(data.shape[3]), mask, grid)
+    found = corrector.correct(series, Options(degree=0))
     assert 0.02 < found.motion[:, 6].max() < 3
     assert np.linalg.norm(found.gradients.bvecs[1:], axis=1) == pytest.approx(1)
 

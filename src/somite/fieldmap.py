@@ -40,8 +40,8 @@ from somite.registration import (
     resample,
     small_motion,
     smooth,
-    spline_of,
 )
+from somite.sampling import coefficients
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -194,7 +194,7 @@ def movement_across(one: Volume, two: Volume, region: Region, axis: int, fwhm_mm
     the movement, and do not count.
     """
     target = LeastSquares(one, np.ones(one.shape, bool), region, fwhm_mm)
-    spline = spline_of(smooth(two, fwhm_mm, region.grid))
+    spline = coefficients(smooth(two, fwhm_mm, region.grid))
     rigid = [n for n, free in enumerate(region.free) if free != 3 + axis]
     if 3 + axis not in region.free:
         return np.eye(4)

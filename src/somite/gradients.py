@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from somite.images import axes_of
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -34,8 +36,7 @@ def voxel_to_world(affine: NDArray[np.float64]) -> NDArray[np.float64]:
     The nearest orthogonal matrix to the affine's axes (polar decomposition), with FSL's flip of the first
     axis for a positive determinant folded in.
     """
-    u, _, vt = np.linalg.svd(affine[:3, :3] / np.sqrt((affine[:3, :3] ** 2).sum(0)))
-    rotation = u @ vt
+    rotation = axes_of(affine)
     if np.linalg.det(affine[:3, :3]) > 0:
         rotation = rotation @ np.diag([-1.0, 1.0, 1.0])
     return np.asarray(rotation, np.float64)

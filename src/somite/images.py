@@ -20,6 +20,12 @@ _PIECE = 1 << 18
 """Voxels that are read and scaled at once: few enough for the processor's cache."""
 
 
+def axes_of(affine: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """(3, 3) columns: the orthonormal axes nearest to those of the voxels (polar decomposition)."""
+    u, _, vt = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    return np.asarray(u @ vt)
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where voxels lie: shape (3,) and the affine (4, 4) from voxel indices to world RAS+ millimetres."""
@@ -31,6 +37,11 @@ class Grid:
     def voxel_mm(self) -> NDArray[np.float64]:
         """Voxel sizes (3,) in mm."""
         return np.asarray(np.linalg.norm(self.affine[:3, :3], axis=0))
+
+    @property
+    def axes(self) -> NDArray[np.float64]:
+        """(3, 3) columns: the orthonormal axes nearest to those of the voxels, in world axes."""
+        return axes_of(self.affine)
 
     @property
     def voxel_mm3(self) -> float:

@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates, spline_filter
+from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
 from somite.images import Grid
+from somite.sampling import coefficients, sample, sample_slopes
 
 Float = NDArray[np.float64]
 Volume = NDArray[np.floating[Any]]
@@ -29,6 +30,8 @@ B = TypeVar("B")
 _EDGE_VOXELS = 0.05  # this far beyond the outermost voxel centres a sample still counts as inside
 _PRIOR_MM = 5.0  # standard deviation of the motion expected
 _ALIKE = 500.0  # voxels whose residuals go together, as those of contrast do: they count as one observation
+_SCATTER = np.array([[1.7, 2.3, 3.1], [2.9, -1.3, 1.9], [-2.1, 3.7, 1.1]])
+"""Rates, per mm: no two voxels of a scan give the same offset."""
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
@@ -57,9 +60,8 @@ class Region:
 
     @cached_property
     def axes(self) -> Float:
-        """Columns: the orthonormal axes nearest to the image's (polar decomposition), in world axes."""
-        u, _, vt = np.linalg.svd(self.grid.affine[:3, :3] / self.grid.voxel_mm)
-        return np.asarray(u @ vt)
+        """(3, 3) as those of the grid."""
+        return self.grid.axes
 
     @cached_property
     def to_voxels(self) -> Float:
@@ -124,18 +126,12 @@ def smooth(volume: Volume, fwhm_mm: float, grid: Grid) -> NDArray[np.float32]:
     return np.asarray(gaussian_filter(volume, sigma, mode="nearest", output=np.float32))
 
 
-def spline_of(volume: Volume) -> NDArray[np.float32]:
-    """Coefficients of the cubic spline through a volume."""
-    return np.asarray(spline_filter(volume, 3, output=np.float32, mode="mirror"))
-
-
 def look_up(spline: NDArray[np.float32], voxels: Float) -> tuple[Float, NDArray[np.bool_]]:
     """Values (n,) at voxel positions (3, n), and which of them lie inside; others take the nearest edge's."""
     top = np.array(spline.shape, float)[:, None] - 1
     inside = ((voxels >= -_EDGE_VOXELS) & (voxels <= top + _EDGE_VOXELS)).all(0)
     held = np.clip(voxels, 0, top)
-    values = map_coordinates(spline, held, order=3, mode="mirror", prefilter=False, output=np.float64)
-    return values, np.asarray(inside)
+    return np.asarray(sample(spline, held.T)[0], np.float64), np.asarray(inside)
 
 
 def resample(volume: Volume, transform: Float, grid: Grid) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -152,7 +148,7 @@ def resample(volume: Volume, transform: Float, grid: Grid) -> tuple[NDArray[np.f
         axes = np.ogrid[tuple(slice(n) for n in volume.shape)]
         position = sum(slope * axis for slope, axis in zip(row[:3], axes, strict=True)) + row[3]
         inside &= (position >= -_EDGE_VOXELS) & (position <= length - 1 + _EDGE_VOXELS)
-    spline = spline_of(volume)
+    spline = coefficients(volume)
     values = affine_transform(
         spline, matrix[:3, :3], matrix[:3, 3], order=3, mode="mirror", prefilter=False, output=np.float32
     )
@@ -197,7 +193,7 @@ class LeastSquares:
 
         What the images leave open is settled by a weak prior about the `expected` transform, or `start`.
         """
-        region, spline = self.region, spline_of(smooth(volume, self.fwhm_mm, self.region.grid))
+        region, spline = self.region, coefficients(smooth(volume, self.fwhm_mm, self.region.grid))
         expected = start if expected is None else expected
         transform, best, least = start, start, np.inf
         for _ in range(most_steps):
@@ -240,38 +236,65 @@ def _derivatives(volume: Volume, region: Region) -> Float:
     return np.concatenate([turning, slopes], 1)[:, region.free]
 
 
-def align_by_information(
-    fixed: Volume, moving: Volume, region: Region, fwhm_mm: float, n_bins: int = 32
-) -> Float:
-    """Transform of `moving`, of another contrast, onto `fixed`: the most mutual information.
+@dataclass(frozen=True)
+class Alignment:
+    """A rigid transform, and how sure it is."""
+
+    transform: Float
+    """(4, 4)."""
+    covariance: Float
+    """(6, 6) mm2, of the rotation vector times the region's radius and of the shift, in the image's axes."""
+
+
+def align_by_information(fixed: Volume, moving: Volume, region: Region, fwhm_mm: float) -> Alignment:
+    """Alignment of `moving`, of another contrast, to `fixed`: the most mutual information.
 
     Histogram of hard bins of the fixed and cubic Parzen windows of the moving values (Mattes et al., IEEE
-    TMI 2003), climbed by BFGS with exact derivatives, under a weak prior of small motion.
+    TMI 2003), climbed by BFGS with exact derivatives, under a weak prior of small motion. Images are compared
+    between their voxels: at them noise agrees best when nothing moves (Thevenaz et al., IEEE TIP 2008).
+    Beyond the edge the nearest value stands: a slice that came in or fell out at once would end the climb.
     """
-    fixed_values = region.take(smooth(fixed, fwhm_mm, region.grid))
-    smoothed = smooth(moving, fwhm_mm, region.grid)
+    n_bins = int(np.clip(np.sqrt(len(region.voxels)) / 2, 8, 48))  # or few points inform of every bin
+    top = np.array(region.grid.shape) - 1
+    points = region.points + _scattered(region.points) * float(np.prod(region.grid.voxel_mm) ** (1 / 3))
+    voxels = np.clip(points @ region.to_voxels[:3, :3].T + region.to_voxels[:3, 3], 0, top)
+    points = voxels @ region.grid.affine[:3, :3].T + region.grid.affine[:3, 3]
+    points = np.column_stack([points, np.ones(len(points))])
+    still, spline = (coefficients(smooth(volume, fwhm_mm, region.grid)) for volume in (fixed, moving))
+    fixed_values, moving_values = (sample(image, voxels)[0] for image in (still, spline))
     bins = np.clip(_Binning.of(fixed_values, n_bins).scale(fixed_values), 0, n_bins - 1).astype(np.intp)
-    binning, spline = _Binning.of(region.take(smoothed), n_bins), spline_of(smoothed)
-    points = np.column_stack([region.points, np.ones(len(region.points))])
+    binning = _Binning.of(moving_values, n_bins)
     # N times the information is a log likelihood, beside which the prior stands.
     precision = _ALIKE / (_PRIOR_MM**2 * len(points))
 
     def cost(parameters: Float) -> tuple[float, Float]:
-        voxels = _voxels_of(small_motion(parameters, region), region)
-        values, inside = look_up(spline, voxels)
+        matrix = (region.to_voxels @ small_motion(parameters, region))[:3]
+        wanted = points @ matrix.T
+        held = np.clip(wanted, 0, top)
+        values, slopes = sample_slopes(spline, held)
         scaled = binning.scale(values)
-        information, pull = mutual_information(
-            bins[inside], np.clip(scaled[inside], 0, n_bins - 1 - 1e-6), n_bins
-        )
-        pull *= binning.per_unit * ((scaled[inside] > 0) & (scaled[inside] < n_bins - 1))
-        by_matrix = region.to_voxels[:3, :3].T @ (_slopes(spline, voxels[:, inside]) * pull) @ points[inside]
+        information, pull = mutual_information(bins, np.clip(scaled, 0, n_bins - 1 - 1e-6), n_bins)
+        pull *= binning.per_unit * ((scaled > 0) & (scaled < n_bins - 1))
+        by_matrix = region.to_voxels[:3, :3].T @ ((slopes * (held == wanted)).T * pull) @ points
         gradient = np.array([(by_matrix * change).sum() for change in _changes(parameters, region)])
         penalty = float(parameters @ parameters) * precision / 2
         return penalty - information, precision * parameters - gradient
 
     start = np.zeros(len(region.free))
     found = minimize(cost, start, (), "BFGS", jac=True, options={"gtol": 1e-4, "maxiter": 50})
-    return small_motion(found.x, region)
+    step = 0.1 * np.eye(len(start))
+    curvature = np.array([(cost(found.x + s)[1] - cost(found.x - s)[1]) / 0.2 for s in step]) * len(points)
+    sizes, axes = np.linalg.eigh((curvature + curvature.T) / 2)
+    covariance = np.diag(np.full(6, _PRIOR_MM**2))
+    covariance[np.ix_(region.free, region.free)] = (
+        axes / np.maximum(sizes, precision * len(points))
+    ) @ axes.T
+    return Alignment(small_motion(found.x, region), covariance)
+
+
+def _scattered(points: Float) -> Float:
+    """Offsets (n, 3) from -0.5 to 0.5 that depend on the place alone, not on the order of the points."""
+    return np.asarray(np.modf(np.sin(points @ _SCATTER.T) * 1e3)[0] / 2)
 
 
 @dataclass(frozen=True)
@@ -282,12 +305,12 @@ class _Binning:
     per_unit: float
 
     @classmethod
-    def of(cls, values: Float, n_bins: int) -> _Binning:
+    def of(cls, values: Volume, n_bins: int) -> _Binning:
         low, high = np.percentile(values, (0.5, 99.5))
         return cls(float(low), (n_bins - 1) / max(float(high - low), 1e-12))
 
-    def scale(self, values: Float) -> Float:
-        return np.asarray((values - self.low) * self.per_unit)
+    def scale(self, values: Volume) -> Float:
+        return (np.asarray(values, np.float64) - self.low) * self.per_unit
 
 
 def _changes(parameters: Float, region: Region, step: float = 1e-4) -> Iterator[Float]:
@@ -295,16 +318,6 @@ def _changes(parameters: Float, region: Region, step: float = 1e-4) -> Iterator[
     for column in np.eye(len(parameters)) * step:
         after, before = small_motion(parameters + column, region), small_motion(parameters - column, region)
         yield (after - before)[:3] / (2 * step)
-
-
-def _slopes(spline: NDArray[np.float32], voxels: Float, step: float = 0.02) -> Float:
-    """Derivatives (3, n) of the interpolated values along the voxel axes; 0 along an axis of one voxel."""
-    slopes = np.zeros_like(voxels)
-    for axis in range(3):
-        if spline.shape[axis] > 1:
-            shift = step * np.eye(3)[axis][:, None]
-            slopes[axis] = look_up(spline, voxels + shift)[0] - look_up(spline, voxels - shift)[0]
-    return slopes / (2 * step)
 
 
 def mutual_information(

@@ -94,3 +94,56 @@ def sample(
     values, inside = np.empty(len(at), np.float32), np.empty(len(at), np.float32)
     _sample(spline, at, np.float32(margin), values, inside)
     return values, inside
+
+
+@compiled
+def _weight_slopes(x: Any, w: Float32) -> None:
+    y = np.float32(1) - x
+    half = np.float32(0.5)
+    w[0] = -y * y * half
+    w[1] = x * (np.float32(3) * x - np.float32(4)) * half
+    w[2] = -y * (np.float32(3) * y - np.float32(4)) * half
+    w[3] = x * x * half
+
+
+@compiled
+def _sample_slopes(c: Float32, at: Float32, values: Float32, slopes: Float32) -> None:
+    index, weight, slope = (
+        np.empty((3, 4), np.int64),
+        np.empty((3, 4), np.float32),
+        np.empty((3, 4), np.float32),
+    )
+    for n in range(at.shape[0]):
+        for axis in range(3):
+            first = int(np.floor(at[n, axis]))
+            fraction = np.float32(at[n, axis] - first)
+            _weights(fraction, weight[axis])
+            _weight_slopes(fraction, slope[axis])
+            for k in range(4):
+                index[axis, k] = _mirror(first - 1 + k, c.shape[axis])
+        total = along_x = along_y = along_z = np.float32(0)
+        for i in range(4):
+            for j in range(4):
+                row, line, tilt = c[index[0, i], index[1, j]], np.float32(0), np.float32(0)
+                for k in range(4):
+                    value = row[index[2, k]]
+                    line += weight[2, k] * value
+                    tilt += slope[2, k] * value
+                both = weight[0, i] * weight[1, j]
+                total += both * line
+                along_x += slope[0, i] * weight[1, j] * line
+                along_y += weight[0, i] * slope[1, j] * line
+                along_z += both * tilt
+        values[n] = total
+        slopes[n, 0], slopes[n, 1], slopes[n, 2] = along_x, along_y, along_z
+
+
+def sample_slopes(spline: Float32, voxels: NDArray[np.floating[Any]]) -> tuple[Float32, Float32]:
+    """Values (n,) at voxel positions (n, 3) in the field of view, and their slopes (n, 3) per voxel.
+
+    Along an axis of one voxel the slope is 0.
+    """
+    at = np.ascontiguousarray(voxels, np.float32)
+    values, slopes = np.empty(len(at), np.float32), np.empty((len(at), 3), np.float32)
+    _sample_slopes(spline, at, values, slopes)
+    return values, slopes

@@ -59,7 +59,7 @@ class Design:
 
 @dataclass
 class _Ridge:
-    """Regression on odd and even functions with normal priors; that of the even ones is found by EM."""
+    """Regression on odd and even functions with normal priors."""
 
     n_even: int
     odd_mm: float = _ODD_MM
@@ -84,13 +84,6 @@ class _Ridge:
         return np.asarray(both)
 
 
-def _share(ridges: Sequence[_Ridge]) -> None:
-    """A step of EM: one prior of the even coefficients for all."""
-    power = np.mean([ridge.power for ridge in ridges])
-    for ridge in ridges:
-        ridge.even_mm = float(np.clip(np.sqrt(power), *_EVEN_MM[1:]))
-
-
 def eddy_terms(found: Float, sizes: Float, design: Design, volumes: Ints) -> Float:
     """Coefficients of distortion (v, k) without what is even in direction.
 
@@ -109,7 +102,7 @@ def eddy_terms(found: Float, sizes: Float, design: Design, volumes: Ints) -> Flo
             both[:, k] = ridge.solve(columns, mm[:, k], ones)
             left = ((mm[:, k] - columns @ both[:, k]) ** 2).sum()
             ridge.spread_mm = max(float(np.sqrt(left / max(len(mm) - ridge.counts_as, 1.0))), _LEAST_MM)
-            _share([ridge])
+            ridge.even_mm = float(np.clip(np.sqrt(ridge.power), *_EVEN_MM[1:]))
     return found - columns[:, 3:] @ both[3:] / sizes
 
 
@@ -119,7 +112,7 @@ class Link:
 
     volumes: Ints
     vector: Float
-    """(6,) mm."""
+    """(6,) mm, in the image's axes."""
     spread_mm: Float
     """(6,) standard deviations."""
 
@@ -132,9 +125,9 @@ def motion(found: Float, design: Design, along: Float, breaks: Ints, links: Sequ
     stays in it.
 
     Args:
-        found: (n, 6) vectors as of `Pose.vectors`.
+        found: (n, 6) vectors as of `Pose.vectors`, in the image's axes.
         design: of all volumes.
-        along: (n, 3) phase encoding.
+        along: (n, 3) phase encoding, in the same.
         breaks: (.,) volumes that begin a series: what changed before them is not known.
         links: what is known of the offset between groups and b=0.
     """

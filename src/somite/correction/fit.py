@@ -7,15 +7,17 @@ takes up what is no displacement: the receive field, which stands still while th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from somite.correction.series import Float, Float32, Ints, Series
 from somite.jit import compiled
 
+Mask = NDArray[np.bool_]
+
 N_GAIN = 4
+_FIRMNESS = 20.0
+"""Of the expectation of the motion: variances of the residuals per mm2."""
 _RIDGE = 1e-6
 """Of each parameter's own curvature: parameters of which nothing is seen stay."""
 
@@ -92,22 +94,14 @@ def change(series: Series, volume: int, target: Float32, distorts: bool) -> Floa
     return rows
 
 
-@dataclass(frozen=True)
-class Prior:
-    """Where a volume's motion is expected, a vector (6,) in mm, and how firmly: noise variances per mm2."""
-
-    vector: Float
-    precision: float
-
-
 def fit(
     series: Series,
     volume: int,
     target: Float32,
     weights: Float32,
+    expected: Float,
     *,
     distorts: bool,
-    prior: Prior | None = None,
     most_steps: int = 4,
     tolerance_mm: float = 0.004,
 ) -> None:
@@ -118,8 +112,8 @@ def fit(
         volume: the one to move.
         target: (m,) at all sites, of the volume's own contrast up to a gain.
         weights: (c,) of the core, 0 where the target is not known.
+        expected: (6,) mm, where the motion is expected, as of `Pose.vectors`.
         distorts: whether to look for the distortion too, where phase encoding is known.
-        prior: where the motion is expected.
         most_steps: at most.
         tolerance_mm: a step below which the fit has ended.
     """
@@ -145,9 +139,9 @@ def fit(
             ):
                 return
             least, best, size = cost, series.pose.of(volume), 1.0
-            held = normal
-            if prior is not None:
-                held, pull = _hold(normal, pull, prior, series.pose.vectors_of(volume, radius), cost)
+            firm = _FIRMNESS * max(cost, 1e-12)
+            held = normal + np.diag(np.r_[np.full(6, firm), np.zeros(len(normal) - 6)])
+            pull[:6] += firm * (expected - series.pose.vectors_of(volume, radius))
             step = np.linalg.solve(held, pull)[:n]
             step[:3], step[3:6] = turns @ step[:3], shifts @ step[3:6]
         else:
@@ -156,18 +150,6 @@ def fit(
             size /= 2
         series.pose.move(volume, step * size, radius)
     series.pose.put(volume, best)
-
-
-def _hold(normal: Float, pull: Float, prior: Prior, vector: Float, variance: float) -> tuple[Float, Float]:
-    """Normal equations with the prior, in units of the residual's variance."""
-    force = prior.precision * max(variance, 1e-12)
-    held, pulled = normal.copy(), pull.copy()
-    held[np.arange(6), np.arange(6)] += force
-    pulled[:6] += force * (prior.vector - vector)
-    return held, pulled
-
-
-Mask = NDArray[np.bool_]
 
 
 def known(series: Series, there: Mask) -> Float32:

@@ -7,17 +7,38 @@ Sotiropoulos, NeuroImage 122 (2015) 166, choose a kernel of one shape instead). 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+Ints = NDArray[np.intp]
 ORDERS = (0, 2, 4)
 
 
-def covariance(
-    values: NDArray[np.float32], directions: Float, groups: NDArray[np.intp]
-) -> tuple[Float, Float]:
+def weights(values: Float32, directions: Float, groups: Sequence[Ints]) -> Float32:
+    """Weights (n, n) by which each volume is foretold from the others; rows of zeros where it cannot be.
+
+    Args:
+        values: (n, m) what the volumes show.
+        directions: (n, 3) unit vectors.
+        groups: volumes of b=0, each foretold by the mean of the others; then those of each shell.
+    """
+    found, (b0s, *shells) = np.zeros((len(values), len(values)), np.float32), groups
+    if len(b0s) > 1:
+        found[np.ix_(b0s, b0s)] = (1 - np.eye(len(b0s))) / (len(b0s) - 1)
+    if shells:
+        weighted = np.concatenate(shells)
+        labels = np.repeat(np.arange(len(shells)), [len(shell) for shell in shells])
+        of_others = without_itself(*covariance(values[weighted], directions[weighted], labels))
+        found[np.ix_(weighted, weighted)] = of_others
+    return found
+
+
+def covariance(values: Float32, directions: Float, groups: Ints) -> tuple[Float, Float]:
     """Covariance (n, n) of the signals of volumes, and the variance (n,) of what is their own.
 
     Args:
@@ -45,7 +66,7 @@ def covariance(
     return signal, np.maximum(own, 1e-4 * np.median(np.diag(raw)))
 
 
-def without_itself(signal: Float, own: Float) -> NDArray[np.float32]:
+def without_itself(signal: Float, own: Float) -> Float32:
     """Weights (n, n), zeros on the diagonal, of the best linear prediction of each volume from the others.
 
     Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), equation 5.12.

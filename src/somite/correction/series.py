@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from somite.correction.gaps import bridged, touches
@@ -33,6 +33,10 @@ Ints = NDArray[np.intp]
 
 SCALE_MM = 100.0
 """Coordinates in the polynomial are counted in this length."""
+_DEEP_MM = 8.0
+"""Nearer to the border of the mask lie skin and fat: weighted images show them elsewhere (chemical shift), or
+hardly."""
+_FEWEST_DEEP = 2000
 _FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
@@ -113,6 +117,8 @@ class Sites:
     """(c,) rows of `voxels`."""
     neighbours: Ints
     """(c, 6) rows of `voxels`: up and down along each axis."""
+    deep: Ints
+    """Rows of `voxels` away from the border of the mask, or the core where nearly nothing is."""
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_], grid: Grid, most: int = 60_000) -> Sites:
@@ -130,11 +136,15 @@ class Sites:
         wanted[tuple(chosen.T)] = True
         wanted[tuple(beside.reshape(-1, 3).T)] = True
         number = np.cumsum(wanted.ravel()).reshape(grid.shape) - 1
+        core = number[tuple(chosen.T)]
+        depth = distance_transform_edt(np.pad(mask, 1, mode="edge"), grid.voxel_mm)[1:-1, 1:-1, 1:-1]
+        deep = core[depth[tuple(chosen.T)] > _DEEP_MM]
         return cls(
             grid,
             np.argwhere(wanted),
-            number[tuple(chosen.T)],
+            core,
             number[tuple(beside.reshape(-1, 3).T)].reshape(-1, 6),
+            deep if len(deep) > max(len(core) / 4, _FEWEST_DEEP) else core,
         )
 
     @cached_property
@@ -344,3 +354,24 @@ class Series:
         values, there = np.array([a for a, _ in found]), np.array([b for _, b in found]) > 0
         mean = (values * there).sum(0) / np.maximum(there.sum(0), 1)
         return np.where(there, values, mean), there
+
+    def values_of(self, groups: Sequence[Ints]) -> Float32:
+        """Values (n, m) of all volumes at all sites, those of one contrast gathered together."""
+        values = np.empty((self.n, len(self.sites.voxels)), np.float32)
+        for volumes in groups:
+            values[volumes] = self.gather(volumes)[0]
+        return values
+
+    def placed(self, volume: int) -> Float32:
+        """A volume (x, y, z) in the place of the reference: one cubic interpolation.
+
+        Beyond its edge the nearest edge's value stands. The spline's undershoot below its minimum is cut.
+        """
+        raw = np.asarray(self.data[..., volume], np.float32)
+        spline, least, edge = coefficients(raw), raw.min(), np.array(raw.shape, np.float32) - 1
+        placed = np.empty(raw.shape, np.float32)
+        for z, frame in enumerate(self.slabs):
+            at, factor = self.places(volume, frame)
+            values, _ = sample(spline, np.clip(at, 0, edge))
+            placed[:, :, z] = (np.maximum(values, least) * np.maximum(factor, 0)).reshape(raw.shape[:2])
+        return placed

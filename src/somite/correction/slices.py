@@ -18,13 +18,12 @@ from somite.sampling import coefficients, sample
 
 Mask = NDArray[np.bool_]
 
-Z_LOST = 4.0
-LEAST_LOSS = 0.08
-"""Part of the signal: a smaller loss does less harm than its replacement would."""
+SUSPECT, LOST = (2.0, 0.3), (4.0, 0.08)
+"""Standard deviations below what is usual, and part of the signal that is missing. A smaller loss does less
+harm than its replacement would."""
 FEWEST_POINTS = 30
 """Of a slice, for its mean to say anything."""
 _AROUND = 3  # slices to either side that share their spread
-_NEAR = 0.3  # voxels: points nearer than this to the middle of a slice speak for it
 
 
 def ratios(series: Series, volume: int, expected: Float32) -> Float:
@@ -35,17 +34,20 @@ def ratios(series: Series, volume: int, expected: Float32) -> Float:
         volume: its number.
         expected: (m,) prediction at all sites.
     """
-    spline = coefficients(np.asarray(series.data[..., volume], np.float32))
+    spline, axis, n_slices = coefficients(series.data[..., volume]), series.slice_axis, series.lost.shape[1]
     at, factor = series.places(volume, series.core)
-    values, inside = sample(spline, at)
-    values *= factor
-    nearest = np.rint(at[:, series.slice_axis]).astype(np.intp)
-    near = (np.abs(at[:, series.slice_axis] - nearest) < _NEAR) & (inside > 0)
-    n_slices = series.lost.shape[1]
-    seen, hoped, points = (
-        np.bincount(nearest[near], w, n_slices)
-        for w in (values[near], expected[series.sites.core][near], np.ones(int(near.sum())))
-    )
+    hoped_at, below = expected[series.sites.core] / factor, np.floor(at[:, axis])
+    # Between two slices a point speaks for both by its nearness, for each with what that slice alone shows.
+    seen, hoped, points = np.zeros(n_slices), np.zeros(n_slices), np.zeros(n_slices)
+    for slice_at in (below, below + 1):
+        near = 1 - np.abs(at[:, axis] - slice_at)
+        on_slice = at.copy()
+        on_slice[:, axis] = slice_at
+        values, inside = sample(spline, on_slice)
+        number = np.clip(slice_at, 0, n_slices - 1).astype(np.intp)
+        seen += np.bincount(number, near * inside * values, n_slices)
+        hoped += np.bincount(number, near * inside * hoped_at, n_slices)
+        points += np.bincount(number, near * inside, n_slices)
     enough = (points >= FEWEST_POINTS) & (hoped > 0)
     found = np.where(enough, seen / np.where(enough, hoped, 1), np.nan)
     middle = np.nanmedian(found) if enough.any() else 1.0
@@ -70,21 +72,34 @@ def z_scores(ratio: Float) -> tuple[Float, Float]:
     return np.nan_to_num(z), np.nan_to_num(1 - ratio / np.maximum(usual, 1e-6))
 
 
-def find(series: Series, groups: Sequence[Ints], expected: Sequence[Float32]) -> tuple[Mask, Float]:
+def find(
+    series: Series, groups: Sequence[Ints], expected: Float32, bounds: Sequence[tuple[float, float]] = (LOST,)
+) -> tuple[Mask, Float]:
     """Slices (n, s) that lost signal, and the z-scores (n, s) of all.
 
     Args:
         series: the volumes in their present place.
         groups: volumes of one contrast.
-        expected: for each group, predictions (v, m) at all sites.
+        expected: (n, m) predictions at all sites.
+        bounds: as `LOST`; a slice beyond one of them counts.
     """
     shape = (series.n, series.lost.shape[1])
     lost, scores = np.zeros(shape, bool), np.zeros(shape)
-    for volumes, wanted in zip(groups, expected, strict=True):
-        pairs = list(zip(volumes, wanted, strict=True))
-        ratio = np.array(
-            in_threads(lambda pair: ratios(series, int(pair[0]), pair[1]), pairs, series.threads)
-        )
+    for volumes in groups:
+        ratio = np.array(in_threads(lambda v: ratios(series, int(v), expected[v]), volumes, series.threads))
         scores[volumes], loss = z_scores(ratio)
-        lost[volumes] = (scores[volumes] < -Z_LOST) & (loss > LEAST_LOSS)
+        lost[volumes] = np.any([(scores[volumes] < -z) & (loss > part) for z, part in bounds], axis=0)
     return lost, scores
+
+
+def means(series: Series, values: Float32) -> Float32:
+    """Means (n, s) of values (n, m) over the slices of the reference that have sites.
+
+    By them a slice is foretold: a mean has hardly any noise, and what foretells single voxels best draws
+    all of them to the mean of the volumes, which in a slice of one bundle looks like a loss.
+    """
+    _, number, counts = np.unique(
+        series.sites.voxels[:, series.slice_axis], return_inverse=True, return_counts=True
+    )
+    sums = np.stack([np.bincount(number, row, len(counts)) for row in values])
+    return np.asarray(sums / counts, np.float32)
