@@ -18,7 +18,8 @@ from scipy.ndimage import binary_erosion
 from somite import gibbs, images
 from somite.body import body_mask
 from somite.corrected import Corrected
-from somite.correction import corrector
+from somite.correction.corrector import correct
+from somite.correction.estimation import Acquisition, Options
 from somite.correction.series import Encoding
 from somite.gradients import Gradients, read_fsl
 from somite.images import Grid
@@ -74,15 +75,15 @@ def _subject(name: str, folder: Path, subject: str) -> Iterator[Row]:
                for one in raw]  # fmt: skip
     start = time.perf_counter()
     field, undistorted = _field(raw, grid)
-    apart = [_correct(one, field, grid) for one in raw]
+    apart = [_correct(one, raw[0], field, grid) for one in raw]
     seconds = time.perf_counter() - start
     mask = binary_erosion(median_otsu(undistorted, median_radius=2, numpass=1)[1], iterations=2)
     before = _agreement([(one.data, one.gradients) for one in raw], mask)
     for case, pair, own_goals in (
         ("each corrected with the field of both", _maps_of(apart), goals),
-        ("corrected as one series of both", _maps_of(_as_one(raw, field, grid)), {}),
+        ("corrected as one series of both", _maps_of(_corrected(raw, field, grid)), {}),
         ("denoised, unrung, each corrected",
-         _maps_of([_correct(one, _field(cleaned, grid)[0], grid) for one in cleaned]), {}),
+         _maps_of([_correct(one, cleaned[0], _field(cleaned, grid)[0], grid) for one in cleaned]), {}),
     ):  # fmt: skip
         found = _agreement(pair, mask)
         for (key, what), figure, old in zip(WHAT.items(), found, before, strict=True):
@@ -107,31 +108,32 @@ def _field(pair: list[One], grid: Grid) -> tuple[NDArray[np.float32], NDArray[np
     return np.asarray(found.displacement / np.float32(pair[0].readout_s)), found.undistorted
 
 
-def _correct(one: One, field: NDArray[np.float32], grid: Grid) -> Corrected:
-    mask = body_mask(one.data[..., 0])
-    return corrector.correct(
-        one.data, one.gradients, one.encoding(), mask, grid, corrector.Options(), field=field, threads=THREADS
-    )
+def _correct(one: One, lead: One, field: NDArray[np.float32], grid: Grid) -> Corrected:
+    """A series brought to where the head lay when the pair's field was measured: at the first of `lead`."""
+    first = One(lead.data[..., :1], _part(lead.gradients, slice(0, 1)), lead.sign, lead.readout_s)
+    return _corrected([first, one], field, grid)[1]
 
 
-def _as_one(pair: list[One], field: NDArray[np.float32], grid: Grid) -> list[Corrected]:
-    data = np.asfortranarray(np.concatenate([one.data for one in pair], 3))
-    parts = [one.encoding() for one in pair]
+def _corrected(parts: list[One], field: NDArray[np.float32], grid: Grid) -> list[Corrected]:
+    """Series corrected as one, and parted again."""
+    data = np.asfortranarray(np.concatenate([one.data for one in parts], 3))
+    known = [one.encoding() for one in parts]
     encoding = Encoding(*(np.concatenate(values) for values in zip(
-        *((part.axes, part.signs, part.readouts) for part in parts), strict=True)))  # fmt: skip
-    gradients = _joined([one.gradients for one in pair])
-    n = pair[0].data.shape[3]
-    found = corrector.correct(
-        data, gradients, encoding, body_mask(data[..., 0]), grid, corrector.Options(),
-        field=field, begins=(0, n), threads=THREADS,
-    )  # fmt: skip
-    halves = (slice(0, n), slice(n, None))
-    turned = found.gradients
+        *((one.axes, one.signs, one.readouts) for one in known), strict=True)))  # fmt: skip
+    ends = np.cumsum([one.data.shape[3] for one in parts])
+    begins = [0, *map(int, ends[:-1])]
+    gradients = _joined([one.gradients for one in parts])
+    series = Acquisition(data, gradients, encoding, body_mask(data[..., 0]), grid, field, begins)
+    found = correct(series, Options(), THREADS)
     return [
-        Corrected(found.data[..., half], Gradients(turned.bvals[half], turned.bvecs[half]),
-                  found.motion[half], [], found.distortion[half])
-        for half in halves
+        Corrected(found.data[..., own], _part(found.gradients, own), found.motion[own], [],
+                  found.distortion[own])
+        for own in map(slice, begins, ends)
     ]  # fmt: skip
+
+
+def _part(gradients: Gradients, own: slice) -> Gradients:
+    return Gradients(gradients.bvals[own], gradients.bvecs[own])
 
 
 def _joined(gradients: list[Gradients]) -> Gradients:

@@ -11,8 +11,9 @@ from scipy.ndimage import gaussian_filter, map_coordinates, shift
 from scipy.spatial.transform import Rotation
 
 from somite.corrected import polynomial
-from somite.correction import believe, corrector, estimation, gaps, predict, slices
+from somite.correction import believe, corrector, estimation, gaps, slices
 from somite.correction.estimation import Acquisition, Estimate, Options
+from somite.correction.predict import Kriging
 from somite.correction.series import Encoding, Pose, Series, Sites, exponents, slopes, terms
 from somite.gradients import Gradients
 from somite.images import Grid
@@ -497,12 +498,17 @@ def test_a_volume_is_foretold_by_the_others_alone() -> None:
     fibre /= np.linalg.norm(fibre, axis=1)[:, None]
     aniso = rng.uniform(0, 1.2e-3, m)
     values = 1000 * np.exp(-1000 * (0.5e-3 + aniso * (g @ fibre.T) ** 2))
-    signal, own = predict.covariance(values.astype(np.float32), g, np.zeros(30, np.intp))
-    weights = predict.without_itself(signal, own)
+    kriging = Kriging.of(values.astype(np.float32), g, [np.empty(0, np.intp), np.arange(30)])
+    signal, own, weights = kriging.signal, kriging.own, kriging.without_itself()
     assert not np.diag(weights).any()
     error = np.abs(weights @ values - values) / values
     assert error.mean() < 0.05
     np.testing.assert_allclose(signal, signal.T, rtol=1e-6)
+    lost = np.isin(np.arange(30), [3, 8, 20])
+    several = kriging.of_lost(lost) @ values[~lost]
+    assert (np.abs(several - values[lost]) / values[lost]).mean() < 0.06
+    alone = kriging.of_lost(np.arange(30) == 8) @ values[np.arange(30) != 8]
+    np.testing.assert_allclose(alone, weights[8:9] @ values, rtol=1e-3)
     assert (np.linalg.eigvalsh(signal) > -1e-6 * np.trace(signal)).all() and (own > 0).all()
 
 

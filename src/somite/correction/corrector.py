@@ -8,10 +8,11 @@ from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
 from somite.corrected import Corrected, Outlier, polynomial
-from somite.correction import predict
+from somite.correction import slices
 from somite.correction.estimation import Acquisition, Estimate, Mask, Options, estimate
 from somite.correction.gaps import touches
-from somite.correction.series import Float, Float32
+from somite.correction.predict import Kriging
+from somite.correction.series import Float, Frame, Series
 from somite.registration import displacement_mm, in_threads, region_of
 
 
@@ -65,25 +66,34 @@ def resampled(found: Estimate) -> NDArray[np.float32]:
 def replace_lost(corrected: NDArray[np.float32], found: Estimate) -> Mask:
     """Put the prediction where a volume drew on a lost slice, in place; returns the volumes (n,) with one.
 
-    A volume of b=0 without another has none, and keeps what it has.
+    Foretold are all volumes that lost a voxel from those that did not. A volume of b=0 without another has
+    no prediction, and keeps what it has.
     """
-    series = found.series
-    replaced = np.zeros(series.n, bool)
+    series, replaced = found.series, np.zeros(found.series.n, bool)
     if not series.lost.any():
         return replaced
     with threadpool_limits(1):
-        weights = predict.weights(series.values_of(found.groups), found.gradients.bvecs, found.groups)
-    originals: dict[int, Float32] = {}
-    for volume in map(int, np.flatnonzero(series.lost.any(1) & weights.any(1))):
-        originals[volume] = corrected[..., volume].copy()
-        replaced[volume] = True
-    for volume in originals:
+        means = slices.means(series, series.values_of(found.groups))
+        kriging = Kriging.of(means, found.gradients.bvecs, found.groups)
         for z, frame in enumerate(series.slabs):
-            at, _ = series.places(volume, frame)
-            lost = touches(at, series.lost[volume], series.slice_axis).reshape(corrected.shape[:2])
-            if lost.any():
-                others = np.stack(
-                    [originals.get(v, corrected[..., v])[:, :, z][lost] for v in range(series.n)]
-                )
-                corrected[:, :, z, volume][lost] = np.maximum(weights[volume] @ others, 0)
+            slab = corrected[:, :, z].reshape(-1, series.n)
+            lost = _lost_at(series, frame)
+            for pattern in np.unique(lost[lost.any(1)], axis=0):
+                weights = kriging.of_lost(pattern)
+                foretold = pattern.copy()
+                foretold[pattern] = weights.any(1)
+                here = np.flatnonzero((lost == pattern).all(1))
+                values = slab[np.ix_(here, ~pattern)] @ weights[weights.any(1)].T
+                slab[np.ix_(here, foretold)] = np.maximum(values, 0)
+                replaced |= foretold
+            corrected[:, :, z] = slab.reshape(corrected[:, :, z].shape)
     return replaced
+
+
+def _lost_at(series: Series, frame: Frame) -> Mask:
+    """Which volumes (m, n) drew on a lost slice at the points of a frame."""
+    lost = np.zeros((len(frame.points), series.n), bool)
+    for volume in map(int, np.flatnonzero(series.lost.any(1))):
+        at, _ = series.places(volume, frame)
+        lost[:, volume] = touches(at, series.lost[volume], series.slice_axis)
+    return lost

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
-from somite.correction import believe, fit, predict, slices
+from somite.correction import believe, fit, slices
+from somite.correction.predict import Kriging
 from somite.correction.series import Encoding, Float, Float32, Ints, Pose, Series, Sites
 from somite.correction.shells import shells_of
 from somite.gradients import Gradients
@@ -25,7 +26,7 @@ from somite.registration import Region, align_by_information, in_threads
 
 Mask = NDArray[np.bool_]
 
-_WIDTHS = (4.0, 2.5, 1.5, 1.5, 1.5, 1.5)
+_WIDTHS = (4.0, 2.5, 1.5, 1.5, 1.5)
 """Smoothing in the rounds, full widths at half maximum in mean voxel sizes. Below 1.5 voxels the aliasing
 of edges, which stands still while the body moves, pulls at the estimate."""
 _B0_ROUNDS = 2
@@ -151,7 +152,7 @@ def estimate(acquisition: Acquisition, options: Options, threads: int = 1) -> Es
             links = [] if first else _links(series, groups)
             _believe(series, groups, design, np.asarray(one.begins), links, distorts=not first)
             if options.find_lost and not first:
-                scores = _find_lost(series, groups, one.gradients)
+                scores = _find_lost(series, groups, one.gradients, number == 1)
     return Estimate(one, series, groups, scores)
 
 
@@ -257,18 +258,18 @@ def _believe(
     pose.set_vectors(weighted, seen[weighted], radius)
 
 
-def _find_lost(series: Series, groups: Sequence[Ints], gradients: Gradients) -> Float:
+def _find_lost(series: Series, groups: Sequence[Ints], gradients: Gradients, first: bool) -> Float:
     """Mark slices that lost signal; returns the z-scores (n, s) of all.
 
-    A loss not yet known dims what its volume foretells of others, and hides theirs: so the great ones are
-    suspected at first, and the search goes on, each time of all slices, until it finds the same.
+    A loss not yet known dims what its volume foretells of others, and hides theirs: so in the `first`
+    search the great ones are suspected, and it goes on, each time over all slices, until it finds the same.
     """
     directions, scores = turned(gradients, series.pose).bvecs, np.zeros(series.lost.shape)
-    bounds = [slices.LOST] if series.lost.any() else [slices.LOST, slices.SUSPECT]
+    bounds = [slices.LOST, slices.SUSPECT] if first else [slices.LOST]
     for _ in range(_SEARCHES):
         before, values = series.lost, series.values_of(groups)
-        weights = predict.weights(slices.means(series, values), directions, groups)
-        series.lost, scores = slices.find(series, groups, weights @ values, bounds)
+        kriging = Kriging.of(slices.means(series, values), directions, groups)
+        series.lost, scores = slices.find(series, groups, kriging.without_itself() @ values, bounds)
         if np.array_equal(series.lost, before):
             break
         bounds = [slices.LOST]

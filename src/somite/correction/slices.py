@@ -23,6 +23,7 @@ SUSPECT, LOST = (2.0, 0.3), (4.0, 0.08)
 harm than its replacement would."""
 FEWEST_POINTS = 30
 """Of a slice, for its mean to say anything."""
+_PARTS = 3  # of a slice along either axis
 _AROUND = 3  # slices to either side that share their spread
 
 
@@ -93,13 +94,15 @@ def find(
 
 
 def means(series: Series, values: Float32) -> Float32:
-    """Means (n, s) of values (n, m) over the slices of the reference that have sites.
+    """Means (n, k) of values (n, m) over the parts of slices of the reference that have sites.
 
-    By them a slice is foretold: a mean has hardly any noise, and what foretells single voxels best draws
+    By them slices are foretold: they have little noise, and what foretells single, noisy voxels best draws
     all of them to the mean of the volumes, which in a slice of one bundle looks like a loss.
     """
-    _, number, counts = np.unique(
-        series.sites.voxels[:, series.slice_axis], return_inverse=True, return_counts=True
-    )
+    voxels = series.sites.voxels
+    low, high = voxels.min(0), voxels.max(0)
+    part = (voxels - low) * _PARTS // (high - low + 1)
+    part[:, series.slice_axis] = voxels[:, series.slice_axis]
+    _, number, counts = np.unique(part, axis=0, return_inverse=True, return_counts=True)
     sums = np.stack([np.bincount(number, row, len(counts)) for row in values])
-    return np.asarray(sums / counts, np.float32)
+    return np.asarray(sums / np.sqrt(counts * counts.mean()), np.float32)
