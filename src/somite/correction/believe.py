@@ -103,7 +103,8 @@ def eddy_terms(found: Float, sizes: Float, design: Design, volumes: Ints) -> Flo
             left = ((mm[:, k] - columns @ both[:, k]) ** 2).sum()
             ridge.spread_mm = max(float(np.sqrt(left / max(len(mm) - ridge.counts_as, 1.0))), _LEAST_MM)
             ridge.even_mm = float(np.clip(np.sqrt(ridge.power), *_EVEN_MM[1:]))
-    return found - columns[:, 3:] @ both[3:] / sizes
+    # In a single slice some terms are nothing anywhere.
+    return found - columns[:, 3:] @ both[3:] / np.where(sizes > 0, sizes, 1)
 
 
 @dataclass(frozen=True)

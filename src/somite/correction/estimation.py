@@ -217,7 +217,8 @@ def _links(series: Series, groups: Sequence[Ints]) -> list[believe.Link]:
         found = align_by_information(below, mean, region, _LINK_FWHM_MM)
         turn = Rotation.from_matrix(found.transform[:3, :3]).as_rotvec() * sites.radius
         shift = found.transform[:3, :3] @ sites.centre + found.transform[:3, 3] - sites.centre
-        spread = np.hypot(_LINK_BEYOND * np.sqrt(np.diag(found.covariance)), _LINK_MM[min(number, 1)])
+        spread = np.sqrt(np.diag(found.covariance)) * np.repeat([sites.radius / region.radius, 1], 3)
+        spread = np.hypot(_LINK_BEYOND * spread, _LINK_MM[min(number, 1)])
         return believe.Link(volumes, np.r_[turn @ sites.grid.axes, shift @ sites.grid.axes], spread)
 
     return [link(number) for number in range(len(groups) - 1)]

@@ -137,7 +137,9 @@ class Sites:
         wanted[tuple(beside.reshape(-1, 3).T)] = True
         number = np.cumsum(wanted.ravel()).reshape(grid.shape) - 1
         core = number[tuple(chosen.T)]
-        depth = distance_transform_edt(np.pad(mask, 1, mode="edge"), grid.voxel_mm)[1:-1, 1:-1, 1:-1]
+        depth = np.full(grid.shape, np.inf)
+        if not mask.all():
+            depth = distance_transform_edt(mask, grid.voxel_mm)
         deep = core[depth[tuple(chosen.T)] > _DEEP_MM]
         return cls(
             grid,
@@ -320,6 +322,7 @@ class Series:
             values = bridged(self.data[..., volume], self.lost[volume], self.slice_axis)
             return coefficients(gaussian_filter(values, sigma, mode="nearest") if fwhm_mm else values)
 
+        self.splines = []  # or both were held
         self.splines = in_threads(one, range(self.n), self.threads)
 
     def places(self, volume: int, frame: Frame) -> tuple[Float32, Float32]:
