@@ -40,7 +40,7 @@ class Row:
     def met(self) -> bool | None:
         """Whether the goal is met; None without a goal or without the peer that it speaks of."""
         value = self.ratio if self.peer_name else self.ours
-        return None if self.at_most is None or value is None else value <= self.at_most
+        return None if self.at_most is None or value is None else bool(value <= self.at_most)
 
 
 def best_seconds(calls: Mapping[str, Callable[[], object]], repeats: int = 3) -> dict[str, float]:
