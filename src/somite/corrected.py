@@ -18,7 +18,7 @@ class Outlier(NamedTuple):
 
     volume: int
     slice: int
-    """Index along the third voxel axis, from 0."""
+    """Index along the axis of the slices, from 0."""
     z: float
     """By how many standard deviations its mean is off; negative where signal was lost."""
     replaced: int

@@ -32,7 +32,7 @@ _PRIOR_MM = 5.0  # standard deviation of the motion expected
 _ALIKE = 500.0  # voxels whose residuals go together, as those of contrast do: they count as one observation
 _SCATTER = np.array([[1.7, 2.3, 3.1], [2.9, -1.3, 1.9], [-2.1, 3.7, 1.1]])
 """Rates, per mm: no two voxels of a scan give the same offset."""
-_FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
+FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def displacement_mm(transform: Float, region: Region) -> float:
 
 def smooth(volume: Volume, fwhm_mm: float, grid: Grid) -> NDArray[np.float32]:
     """Gaussian smoothing by a width in mm, the same along every axis."""
-    sigma = fwhm_mm * _FWHM_TO_SIGMA / grid.voxel_mm
+    sigma = fwhm_mm * FWHM_TO_SIGMA / grid.voxel_mm
     return np.asarray(gaussian_filter(volume, sigma, mode="nearest", output=np.float32))
 
 

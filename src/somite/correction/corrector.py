@@ -18,7 +18,11 @@ from somite.registration import displacement_mm, in_threads, region_of
 
 def correct(acquisition: Acquisition, options: Options, threads: int = 1) -> Corrected:
     """The series without motion and distortion, and what was found; arguments as those of `estimate`."""
-    found = estimate(acquisition, options, threads)
+    with threadpool_limits(1):  # sums must not depend on how many threads BLAS takes
+        return _corrected(estimate(acquisition, options, threads))
+
+
+def _corrected(found: Estimate) -> Corrected:
     corrected = resampled(found)
     replaced = replace_lost(corrected, found)
     lost = np.argwhere(found.series.lost)
@@ -73,7 +77,7 @@ def replace_lost(corrected: NDArray[np.float32], found: Estimate) -> Mask:
     if not series.lost.any():
         return replaced
     with threadpool_limits(1):
-        means = slices.means(series, series.values_of(found.groups))
+        means = slices.by_parts(series, series.values_of(found.groups))
         kriging = Kriging.of(means, found.gradients.bvecs, found.groups)
         for z, frame in enumerate(series.slabs):
             slab = corrected[:, :, z].reshape(-1, series.n)

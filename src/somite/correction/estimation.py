@@ -34,7 +34,7 @@ _SEARCHES = 4
 _AT_ONCE = 8
 _LINK_FWHM_MM = 2.0
 _LINK_MM = (0.05, 0.2)
-"""What mutual information is off by at best: between b=0 and the lowest shell, and between shells."""
+"""What mutual information is off by at best: b=0 against the first group of weighted volumes, and others."""
 _LINK_BEYOND = 3.0
 """By what factor it is surer of itself than it should be."""
 
@@ -269,7 +269,7 @@ def _find_lost(series: Series, groups: Sequence[Ints], gradients: Gradients, fir
     bounds = [slices.LOST, slices.SUSPECT] if first else [slices.LOST]
     for _ in range(_SEARCHES):
         before, values = series.lost, series.values_of(groups)
-        kriging = Kriging.of(slices.means(series, values), directions, groups)
+        kriging = Kriging.of(slices.by_parts(series, values), directions, groups)
         series.lost, scores = slices.find(series, groups, kriging.without_itself() @ values, bounds)
         if np.array_equal(series.lost, before):
             break

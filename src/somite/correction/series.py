@@ -5,9 +5,9 @@ A point of the reference, h, is found in volume v at
     r = R_v (h - c) + c + t_v + e_v (sum_k B_k(h) p_vk + field(h) T_v)
 
 in world RAS+ millimetres: c is the centre of the region, e_v the direction of phase encoding, B_k the terms
-of a polynomial, T_v the readout time. The polynomial is of the reference's coordinates: polynomials of one
-degree stay among themselves when the coordinates move rigidly. Intensities are multiplied by the derivative
-of the displacement along e_v, since signal is moved, not made.
+of a polynomial, T_v the readout time, field in mm per second of it. The polynomial is of the reference's
+coordinates: polynomials of one degree stay among themselves when the coordinates move rigidly. Intensities
+are multiplied by the derivative of the displacement along e_v, since signal is moved, not made.
 """
 
 from __future__ import annotations
@@ -22,22 +22,20 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from scipy.spatial.transform import Rotation
 
+from somite.corrected import SCALE_MM
 from somite.correction.gaps import bridged, touches
 from somite.images import Grid
-from somite.registration import in_threads
+from somite.registration import FWHM_TO_SIGMA, in_threads
 from somite.sampling import coefficients, sample
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 Ints = NDArray[np.intp]
 
-SCALE_MM = 100.0
-"""Coordinates in the polynomial are counted in this length."""
 _DEEP_MM = 8.0
 """Nearer to the border of the mask lie skin and fat: weighted images show them elsewhere (chemical shift), or
 hardly."""
 _FEWEST_DEEP = 2000
-_FWHM_TO_SIGMA = 1 / np.sqrt(8 * np.log(2))
 
 
 def exponents(degree: int) -> Ints:
@@ -304,8 +302,15 @@ class Series:
         if self.field is not None:
             at = tuple(voxels.T)
             field = np.asarray(self.field[at], np.float32)
-            field_slopes = {a: np.asarray(derivative(self.field, a)[at], np.float32) for a in axes}
+            field_slopes = {axis: self.field_slopes[axis][at] for axis in axes}
         return Frame(np.asarray(points, np.float32), terms(points, self.powers), by_axis, field, field_slopes)
+
+    @cached_property
+    def field_slopes(self) -> dict[int, Float32]:
+        """Voxel axis of phase encoding -> derivative (x, y, z) of the field along it, per voxel."""
+        axes = {int(axis) for axis in self.encoding.axes if axis >= 0}
+        field = np.zeros(self.sites.grid.shape) if self.field is None else self.field
+        return {axis: np.asarray(derivative(field, axis), np.float32) for axis in axes}
 
     @cached_property
     def slabs(self) -> list[Frame]:
@@ -316,7 +321,7 @@ class Series:
 
     def smooth(self, fwhm_mm: float) -> None:
         """Take the volumes smoothed by a Gaussian of this width from now on."""
-        sigma = fwhm_mm * _FWHM_TO_SIGMA / self.sites.grid.voxel_mm
+        sigma = fwhm_mm * FWHM_TO_SIGMA / self.sites.grid.voxel_mm
 
         def one(volume: int) -> Float32:
             values = bridged(self.data[..., volume], self.lost[volume], self.slice_axis)

@@ -11,7 +11,8 @@ Float = NDArray[np.float64]
 def shells_of(bvals: Float, is_b0: NDArray[np.bool_], smallest: int = 4) -> list[NDArray[np.intp]]:
     """Weighted volumes by shell, in ascending b-value: a new shell starts at a gap of 100 s/mm2 and 10 %.
 
-    A shell of fewer than `smallest` volumes joins the one before it: its mean would be too noisy a target.
+    A shell of fewer than `smallest` volumes joins the one before it, the first the one after it: its mean
+    would be too noisy a target.
     """
     order = np.argsort(bvals, kind="stable")
     shells: list[list[int]] = []

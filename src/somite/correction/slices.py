@@ -93,8 +93,8 @@ def find(
     return lost, scores
 
 
-def means(series: Series, values: Float32) -> Float32:
-    """Means (n, k) of values (n, m) over the parts of slices of the reference that have sites.
+def by_parts(series: Series, values: Float32) -> Float32:
+    """Means (n, k) of values (n, m) over parts of slices of the reference, times the root of their sites.
 
     By them slices are foretold: they have little noise, and what foretells single, noisy voxels best draws
     all of them to the mean of the volumes, which in a slice of one bundle looks like a loss.
