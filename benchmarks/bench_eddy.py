@@ -105,7 +105,7 @@ def _found(
     acquired = Acquisition(data, gradients, encoding, mask, grid, scan.field_voxels)
     estimate = estimation.estimate(acquired, options, THREADS)
     corrected = corrector.resampled(estimate)
-    corrector.replace_lost(corrected, estimate)
+    corrector.replace_lost(corrected, estimate, corrector.kriging_of(estimate))
     seconds = time.perf_counter() - start
     series = estimate.series
     frame = series.frame_at(voxels)

@@ -18,12 +18,13 @@ from somite.correction.estimation import Acquisition, Options
 from somite.correction.series import Encoding
 from somite.errors import DatasetError, Problem
 from somite.files import link_or_copy
-from somite.fsl_eddy import EddyOptions, common_timing, eddy_versions, run_fsl_eddy
+from somite.fsl_eddy import EddyOptions, common_timing, eddy_versions, run_fsl_eddy, unknown_of
 from somite.gradient_check import B0_MAX
 from somite.gradients import Gradients, read_fsl, write_fsl
 from somite.images import Grid, read_float, write
 from somite.orientation import describe_grid
 from somite.registry import Bval, Bvec, Context, Dwi, Mask, Scan, StepConfig, step
+from somite.segments import NA
 
 Float = NDArray[np.float64]
 FieldMap = Annotated[Path, "Off-resonance in Hz (voxels where no readout time is known), 3D NIfTI"]
@@ -37,6 +38,8 @@ MOTION_COLUMNS = (
     "rot_y_deg",
     "rot_z_deg",
     "displacement_mm",
+    "lost_slices",
+    "slices",
 )
 
 LARGE_MM, LARGE_DEG = 12.0, 12.0
@@ -96,13 +99,23 @@ class Config(StepConfig):
         )
 
 
-def encoding_of(volumes: Sequence[Mapping[str, Any]], context: Context) -> Encoding:
-    """Phase encoding of the volumes of a `scan`; what is not known is told to `context`."""
+def encoding_of(volumes: Sequence[Mapping[str, Any]], context: Context, *, has_field: bool) -> Encoding:
+    """Phase encoding of the volumes of a `scan`; what is not known is told to `context`.
+
+    Where no readout time is known, a field is in voxels and 1 s stands for all.
+
+    Raises:
+        DatasetError: there is a field, and `NO_PHASE_ENCODING`, or `NO_READOUT_TIME` of some volumes only.
+    """
     directions = [volume.get("phase_encoding_direction") for volume in volumes]
     readouts = [volume.get("total_readout_time_s") for volume in volumes]
-    if not all(readouts):
+    if None in readouts:
+        if has_field and any(seconds is not None for seconds in readouts):
+            raise DatasetError(unknown_of(volumes, "total_readout_time_s", "the field"))
         context.infer("readout time", "equal for all volumes", "it is not known for every volume")
         readouts = [1.0] * len(volumes)
+    if has_field and None in directions:
+        raise DatasetError(unknown_of(volumes, "phase_encoding_direction", "the field"))
     return Encoding(
         np.array([-1 if d is None else "ijk".index(d[0]) for d in directions]),
         np.array([-1.0 if d is not None and d.endswith("-") else 1.0 for d in directions]),
@@ -117,9 +130,20 @@ def _table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
     return path
 
 
-def write_motion(path: Path, table: Float) -> Path:
-    """Write the motion table as TSV, one row per volume, counted from 0."""
-    return _table(path, MOTION_COLUMNS, [[v, *map(float, row)] for v, row in enumerate(table)])
+def write_motion(path: Path, found: Corrected, crossed: NDArray[np.bool_]) -> Path:
+    """Write the motion table as TSV, one row per volume, counted from 0.
+
+    Args:
+        path: of the table.
+        found: what it tells.
+        crossed: (slices,) which of them the region of motion crosses: in others nothing can be lost.
+    """
+    lost = np.zeros(len(found.motion), int)
+    for outlier in found.outliers:
+        lost[outlier.volume] += crossed[outlier.slice]
+    counts = [(n, crossed.sum()) if seen else (NA, NA) for n, seen in zip(lost, found.searched, strict=True)]
+    rows = [[v, *map(float, found.motion[v]), *count] for v, count in enumerate(counts)]
+    return _table(path, MOTION_COLUMNS, rows)
 
 
 def _region_mask(
@@ -160,7 +184,7 @@ def read_field(path: Path, grid: Grid) -> NDArray[np.float32]:
 
 def slice_axis_of(series: Sequence[Mapping[str, Any]], context: Context) -> int:
     """Voxel axis along which the slices of a `scan` lie: the third where they differ."""
-    axes = {(one.get("slice_encoding_direction") or "k")[0] for one in series}
+    axes = {(one.get("slice_encoding_direction") or "k")[0] for one in series} or {"k"}
     if len(axes) != 1:
         context.infer("slice axis", "k", "the series were acquired along different axes")
         return 2
@@ -183,7 +207,9 @@ def _options(
     elif config.terms == "auto" and n_weighted < FEW_VOLUMES:
         context.infer("eddy currents", "linear", f"there are {n_weighted} weighted volumes")
         degree = 1
-    return Options(degree, config.b0_max_s_per_mm2, config.replace_outliers, slice_axis)
+    return Options(
+        degree, config.b0_max_s_per_mm2, slice_axis=slice_axis, replace_lost=config.replace_outliers
+    )
 
 
 def _tools(config: Config) -> dict[str, str]:
@@ -195,7 +221,7 @@ def _tools(config: Config) -> dict[str, str]:
         "dwi_corrected": "Series without motion and distortion, 4D NIfTI",
         "bvec_corrected": "Gradient directions turned with the volumes, FSL text format",
         "motion": "Motion of each volume, TSV: shift in mm and rotation in degrees in world RAS axes, "
-        "mean displacement in mm",
+        "mean displacement in mm; slices that lost signal, of so many looked at",
         "outliers": "Slices that lost signal, TSV: volume, slice, z, and whether they were replaced",
         "distortion": "Eddy-current polynomial of each volume, TSV: mm along phase encoding at 100 mm from "
         "the centre of the image, root mean square in mm",
@@ -216,17 +242,22 @@ def run(
     """Correct motion and distortion by the method of the config.
 
     Raises:
-        DatasetError: `MASK_GRID`, `FIELD_GRID`; for fsl, `NO_READOUT_TIME` and `NO_PHASE_ENCODING`.
+        DatasetError: `NO_B0`; `MASK_GRID`, `MASK_EMPTY`, `FIELD_GRID`; with a field or for fsl,
+            `NO_READOUT_TIME` and `NO_PHASE_ENCODING`.
         ToolError: of FSL eddy.
     """
     data, grid = read_float(dwi)
     gradients = read_fsl(bval, bvec, grid.affine)
     if config.method == "none" and field is None:
         untouched = link_or_copy(dwi.resolve(), context.folder / f"dwi_corrected{_suffix(dwi)}")
-        return _written(untouched, as_it_is(data, gradients), grid, context)
+        return _written(untouched, as_it_is(data, gradients), np.zeros(0, bool), grid, context)
     described = json.loads(scan.read_text())
     volumes = described["volumes"]
-    mask = _region_mask(data, grid, gradients.is_b0(config.b0_max_s_per_mm2), mask_given, context)
+    is_b0 = gradients.is_b0(config.b0_max_s_per_mm2)
+    if not is_b0.any():
+        raise DatasetError(_no_b0(gradients, config))
+    mask = _region_mask(data, grid, is_b0, mask_given, context)
+    slice_axis = 2 if config.method == "fsl" else slice_axis_of(described["series"], context)
     if config.method == "fsl":
         timing = common_timing(described["series"])
         asked = config.for_fsl()
@@ -234,13 +265,26 @@ def run(
             dwi, gradients, volumes, mask, grid, asked, context, field=field, slice_timing=timing
         )
     else:
-        encoding = encoding_of(volumes, context)
-        options = _options(config, gradients, encoding, slice_axis_of(described["series"], context), context)
+        encoding = encoding_of(volumes, context, has_field=field is not None)
+        options = _options(config, gradients, encoding, slice_axis, context)
         known = None if field is None else read_field(field, grid)
         series = Acquisition(data, gradients, encoding, mask, grid, known, begins_of(volumes))
         found = correct(series, options, context.threads)
-    _tell(found, context)
-    return _written(write(context.folder / "dwi_corrected.nii", found.data, grid), found, grid, context)
+    _tell(found, config.replace_outliers, context)
+    crossed = np.asarray(mask.any(tuple(axis for axis in range(3) if axis != slice_axis)))
+    corrected = write(context.folder / "dwi_corrected.nii", found.data, grid)
+    return _written(corrected, found, crossed, grid, context)
+
+
+def _no_b0(gradients: Gradients, config: Config) -> Problem:
+    return Problem(
+        "NO_B0",
+        "no volume counts as b=0: there is nothing to align the others to",
+        where="the b-values of the series",
+        found=f"b-values from {gradients.bvals.min():g} s/mm2",
+        expected=f"one of at most {config.b0_max_s_per_mm2:g} s/mm2",
+        do="raise eddy.b0_max_s_per_mm2 to the lowest b-value, or set eddy.method to none",
+    )
 
 
 def _suffix(path: Path) -> str:
@@ -256,11 +300,12 @@ def begins_of(volumes: Sequence[Mapping[str, Any]]) -> list[int]:
 def as_it_is(data: NDArray[np.float32], gradients: Gradients) -> Corrected:
     """A series that nothing was done to."""
     n = data.shape[3]
-    return Corrected(data, gradients, np.zeros((n, 7)), [], np.zeros((n, len(TERMS) + 1)))
+    distortion = np.zeros((n, len(TERMS) + 1))
+    return Corrected(data, gradients, np.zeros((n, 7)), [], distortion, np.zeros(n, bool))
 
 
 def _written(
-    dwi: Path, found: Corrected, grid: Grid, context: Context
+    dwi: Path, found: Corrected, crossed: NDArray[np.bool_], grid: Grid, context: Context
 ) -> tuple[Path, Path, Path, Path, Path]:
     folder = context.folder
     bval, bvec = folder / "bval_corrected.bval", folder / "bvec_corrected.bvec"
@@ -269,13 +314,13 @@ def _written(
     return (
         dwi,
         bvec,
-        write_motion(folder / "motion.tsv", found.motion),
+        write_motion(folder / "motion.tsv", found, crossed),
         _table(folder / "outliers.tsv", OUTLIER_COLUMNS, found.outliers),
         _table(folder / "distortion.tsv", DISTORTION_COLUMNS, distortion),
     )
 
 
-def _tell(found: Corrected, context: Context) -> None:
+def _tell(found: Corrected, replaces: bool, context: Context) -> None:
     """Figures of the record, and a warning where the motion is hard to believe."""
     table = found.motion
     turns = np.linalg.norm(table[:, 3:6], axis=1)
@@ -284,7 +329,12 @@ def _tell(found: Corrected, context: Context) -> None:
     context.numbers["motion_max_rotation_deg"] = float(turns.max())
     context.numbers["distortion_rms_mm"] = float(np.sqrt((found.distortion[:, -1] ** 2).mean()))
     context.numbers["outlier_slices"] = float(len(found.outliers))
-    _warn_of_kept(found.outliers, context)
+    unseen = np.flatnonzero(~found.searched)
+    if len(unseen):
+        reason = "fewer than four volumes of their contrast, or the method does not look"
+        context.infer("lost slices", f"not looked for in volumes {', '.join(map(str, unseen[:20]))}", reason)
+    if replaces:
+        _warn_of_kept(found.outliers, context)
     far = np.flatnonzero((table[:, 6] > LARGE_MM) | (turns > LARGE_DEG))
     if len(far):
         context.warn(

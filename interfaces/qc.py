@@ -166,23 +166,16 @@ def motion_numbers(motion: Columns, mask: NDArray[np.bool_], grid: Grid) -> Iter
         yield _number(f"motion_{kind}_max_mm", most, reason)
 
 
-def distortion_numbers(
-    distortion: Columns, outliers: Columns, is_b0: NDArray[np.bool_], mask: NDArray[np.bool_]
-) -> Iterator[Number]:
-    """Eddy-current distortion and the fraction of outlier slices.
-
-    A method that looks for outliers also tells distortions: where it tells none, no outlier means nothing.
-    """
+def distortion_numbers(distortion: Columns, motion: Columns, is_b0: NDArray[np.bool_]) -> Iterator[Number]:
+    """Eddy-current distortion, and the fraction of slices that lost signal of those that were looked at."""
     rms = distortion.get("rms_mm", np.zeros(0))
     weighted = rms[~is_b0] if len(rms) == len(is_b0) else np.zeros(0)
     estimated = bool(weighted.any())
     value = float(np.sqrt((weighted**2).mean())) if estimated else math.nan
     yield _number("eddy_rms_mm", value, "no eddy currents were estimated")
-    crossed = np.flatnonzero(mask.any((0, 1)))
-    found = outliers.get("slice", np.zeros(0))
-    percent = 100 * float(np.isin(found, crossed).sum()) / (len(crossed) * len(is_b0))
-    looked = estimated or len(found) > 0
-    yield _number("outlier_slices_percent", percent if looked else math.nan, "no outliers were looked for")
+    lost, seen = (np.nansum(motion[name]) for name in ("lost_slices", "slices"))
+    percent = 100 * float(lost / seen) if seen else math.nan
+    yield _number("outlier_slices_percent", percent, "no outliers were looked for")
 
 
 def read_columns(path: Path | None) -> Columns:
@@ -244,7 +237,7 @@ def _beyond(code: str, reasons: list[str], path: Path) -> Problem:
     )
 
 
-Table = Annotated[Path, "Table of the correction, TSV: a row per volume or outlier"]
+Table = Annotated[Path, "Table of the correction, TSV: a row per volume"]
 Map = Annotated[Path, "Map on the grid of the DWI, NIfTI"]
 
 
@@ -269,7 +262,6 @@ def run(
     nonpositive: Map,
     config: Config,
     context: Context,
-    outliers: Table | None = None,
     distortion: Table | None = None,
     bias_field: Map | None = None,
     identity: Annotated[Path, "Whose scan it is, JSON: columns of the table"] | None = None,
@@ -293,11 +285,11 @@ def run(
         if len(volumes) > 1
     }
     corrected, loaded = Series(data, inside), Series(read_float(dwi_loaded)[0], inside)
-    pairs = quality.neighbours(gradients, is_b0)
+    pairs, moved = quality.neighbours(gradients, is_b0), read_columns(motion)
     numbers = [
         *signal_numbers(corrected, at(noise_sigma), gradients, is_b0, spread),
-        *motion_numbers(read_columns(motion), inside, grid),
-        *distortion_numbers(read_columns(distortion), read_columns(outliers), is_b0, inside),
+        *motion_numbers(moved, inside, grid),
+        *distortion_numbers(read_columns(distortion), moved, is_b0),
         Number("residual_percent", 100 * float(np.median(at(residual)))),
         Number("nonpositive_percent", 100 * float(at(nonpositive).mean())),
         _number("ndc_raw", quality.neighbour_correlation(loaded, pairs), "fewer than two weighted volumes"),

@@ -174,7 +174,7 @@ def test_lost_slices_are_replaced_by_what_they_would_have_shown() -> None:
     truth, found = with_lost()
     plain = corrector.resampled(found)
     replaced = plain.copy(order="F")
-    volumes = corrector.replace_lost(replaced, found)
+    volumes = corrector.replace_lost(replaced, found, corrector.kriging_of(found))
     assert np.array_equal(volumes, found.series.lost.any(1))
     np.testing.assert_array_equal(plain[..., ~volumes], replaced[..., ~volumes])
     voxels = np.argwhere(truth.mask)
@@ -200,3 +200,33 @@ def test_lost_slices_are_listed() -> None:
     assert all(one.z < -4 and one.replaced == 1 for one in found.outliers)
     assert len(found.outliers) == len({(one.volume, one.slice) for one in found.outliers})
     assert not truth.estimate(find_lost=False).series.lost.any()
+
+
+def test_lost_slices_are_listed_along_whichever_axis_they_lie() -> None:
+    truth = truth_of(shape=(22, 22, 12), n=8, lost=0.1, seed=5)
+    order = [2, 0, 1]
+    grid = Grid((12, 22, 22), truth.grid.affine[:, [*order, 3]])
+    axes = np.array([order.index(axis) for axis in truth.encoding.axes])
+    encoding = Encoding(axes, truth.encoding.signs, truth.encoding.readouts)
+    data, mask = np.asfortranarray(truth.data.transpose(*order, 3)), truth.mask.transpose(order)
+    stored = Acquisition(data, truth.gradients, encoding, mask, grid)
+    found = corrector.correct(stored, Options(slice_axis=0))
+    assert {(one.volume, one.slice) for one in found.outliers} == set(map(tuple, np.argwhere(truth.lost)))
+
+
+def test_lost_slices_can_be_left_as_they_are() -> None:
+    truth = truth_of(shape=(22, 22, 12), n=8, lost=0.1, seed=5)
+    kept = corrector.correct(truth.acquired(), Options(replace_lost=False))
+    assert {(one.volume, one.slice) for one in kept.outliers} == set(map(tuple, np.argwhere(truth.lost)))
+    assert not any(one.replaced for one in kept.outliers)
+    plain = corrector.resampled(truth.estimate())
+    np.testing.assert_array_equal(kept.data, plain)
+
+
+def test_volumes_in_which_nobody_looked_for_lost_slices_are_told() -> None:
+    truth = truth_of(shape=(22, 22, 12), n=8, lost=0.1, seed=5)
+    found = corrected(truth)
+    is_b0 = truth.gradients.is_b0()
+    assert 0 < is_b0.sum() < 4
+    np.testing.assert_array_equal(found.searched, ~is_b0)
+    assert not truth.estimate(find_lost=False).searched.any()

@@ -14,21 +14,17 @@ from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from somite import images, quality
-from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS
+from somite.corrected import DISTORTION_COLUMNS
 from somite.errors import DatasetError
 from somite.gradients import Gradients, write_fsl
 from somite.images import Grid
 from somite.interfaces import qc, qc_table
+from somite.interfaces.eddy import MOTION_COLUMNS
 from somite.quality import Series
 from somite.quality_table import COLUMNS, METRICS, Number
 from somite.registration import about, region_of
 from somite.registry import Context
 
-MOTION = [
-    "volume",
-    *(f"{kind}_{axis}_{unit}" for kind, unit in (("trans", "mm"), ("rot", "deg")) for axis in "xyz"),
-    "displacement_mm",
-]
 SIGMA = 20.0
 
 
@@ -55,7 +51,7 @@ def scan(
     folder: Path,
     shape: tuple[int, int, int] = (24, 22, 10),
     bvals: tuple[float, ...] = (0.0,) * 4 + (1000.0,) * 12 + (2000.0,) * 8,
-    lost: tuple[tuple[int, int], ...] = ((5, 3), (5, 7), (11, 4)),
+    lost: tuple[int, ...] = (5, 5, 11),
 ) -> Scan:
     """Anisotropic tissue of changing direction, oblique, with motion and losses in its tables."""
     rng = np.random.default_rng(0)
@@ -98,12 +94,23 @@ def scan(
         "bvec": bvec,
         "noise_sigma": images.write(folder / "sigma.nii", np.full(shape, SIGMA), grid),
         "mask": images.write(folder / "mask.nii", mask, grid),
-        "motion": tsv(folder / "motion.tsv", MOTION, np.column_stack([np.arange(n), motion, moved])),
+        "motion": tsv(
+            folder / "motion.tsv",
+            list(MOTION_COLUMNS),
+            np.column_stack(
+                [
+                    np.arange(n),
+                    motion,
+                    moved,
+                    np.bincount(np.array(lost, int), minlength=n),
+                    np.full(n, shape[2]),
+                ]
+            ),
+        ),
         "tensor": images.write(folder / "tensor.nii", np.asfortranarray(six), grid),
         "s0": images.write(folder / "s0.nii", s0, grid),
         "residual": images.write(folder / "residual.nii", residual, grid),
         "nonpositive": images.write(folder / "nonpositive.nii", nonpositive.astype(np.uint8), grid),
-        "outliers": tsv(folder / "outliers.tsv", list(OUTLIER_COLUMNS), [[v, k, -6.5, 1] for v, k in lost]),
         "distortion": tsv(folder / "distortion.tsv", list(DISTORTION_COLUMNS), eddy),
     }
     return Scan(files, clean, noisy, mask, gradients, motion, grid)
@@ -247,7 +254,7 @@ def without(files: dict[str, Path], *names: str) -> dict[str, Path]:
 
 
 def test_one_b0_and_one_volume_per_shell_say_what_cannot_be_given(tmp_path: Path) -> None:
-    made = scan(tmp_path, bvals=(0.0, *[1000.0] * 6, 2000.0))
+    made = scan(tmp_path, bvals=(0.0, *[1000.0] * 6, 2000.0), lost=())
     rows, _ = ran(made.files, tmp_path / "work")
     assert rows["snr_b0_repeated"]["value"] == "n/a" and "fewer than two" in rows["snr_b0_repeated"]["reason"]
     assert rows["cnr_shell_b2000"]["value"] == "n/a" and "one volume" in rows["cnr_shell_b2000"]["reason"]
@@ -255,16 +262,24 @@ def test_one_b0_and_one_volume_per_shell_say_what_cannot_be_given(tmp_path: Path
 
 
 def test_a_single_slice_is_measured(tmp_path: Path) -> None:
-    rows, _ = ran(scan(tmp_path, shape=(24, 22, 1), lost=((5, 0),)).files, tmp_path / "work")
+    rows, _ = ran(scan(tmp_path, shape=(24, 22, 1), lost=(5,)).files, tmp_path / "work")
     assert value(rows, "snr_b0") > 30
     assert value(rows, "outlier_slices_percent") == pytest.approx(100 / 24)
 
 
-def test_empty_tables_mean_that_nobody_looked(tmp_path: Path) -> None:
+def unlooked(made: Scan, volumes: int) -> None:
+    """Let the motion table say that nobody looked for lost slices in the first volumes."""
+    lines = made.files["motion"].read_text().splitlines()
+    for v in range(1, 1 + volumes):
+        lines[v] = "\t".join([*lines[v].split("\t")[:-2], "n/a", "n/a"])
+    made.files["motion"].write_text("\n".join(lines) + "\n")
+
+
+def test_tables_can_say_that_nobody_looked(tmp_path: Path) -> None:
     made = scan(tmp_path)
-    tsv(made.files["outliers"], list(OUTLIER_COLUMNS), [])
+    unlooked(made, 24)
     tsv(made.files["distortion"], ["volume", "rms_mm"], [])
-    for files in (made.files, without(made.files, "outliers", "distortion")):
+    for files in (made.files, without(made.files, "distortion")):
         rows, _ = ran(files, tmp_path / "work")
         assert rows["eddy_rms_mm"]["reason"] == "no eddy currents were estimated"
         assert rows["outlier_slices_percent"]["reason"] == "no outliers were looked for"
@@ -276,17 +291,17 @@ def test_eddy_currents_without_outliers_are_a_clean_scan(tmp_path: Path) -> None
     assert value(rows, "outlier_slices_percent") == 0 and rows["outlier_slices_percent"]["verdict"] == "pass"
 
 
-def test_outliers_in_slices_outside_the_mask_do_not_count(tmp_path: Path) -> None:
-    made = scan(tmp_path, lost=((5, 0), (5, 9), (6, 4)))
-    made.mask[..., [0, 9]] = False
-    images.write(made.files["mask"], made.mask, made.grid)
+def test_volumes_that_nobody_looked_at_do_not_count(tmp_path: Path) -> None:
+    made = scan(tmp_path)
+    unlooked(made, 4)
     rows, _ = ran(made.files, tmp_path / "work")
-    assert value(rows, "outlier_slices_percent") == pytest.approx(100 / (24 * 8))
+    assert value(rows, "outlier_slices_percent") == pytest.approx(100 * 3 / (20 * 10))
 
 
 def test_motion_that_was_not_estimated_is_not_passed(tmp_path: Path) -> None:
     made = scan(tmp_path)
-    tsv(made.files["motion"], MOTION, np.column_stack([np.arange(24), np.zeros((24, 7))]))
+    still = np.column_stack([np.arange(24), np.zeros((24, 8)), np.full(24, 10)])
+    tsv(made.files["motion"], list(MOTION_COLUMNS), still)
     rows, _ = ran(made.files, tmp_path / "work")
     assert rows["motion_relative_mean_mm"]["value"] == "n/a"
     assert rows["motion_relative_mean_mm"]["reason"] == "no motion was estimated"

@@ -17,13 +17,13 @@ from scipy.spatial.transform import Rotation
 from somite import images
 from somite.columns import Columns, at_centres, at_faces, undistort
 from somite.errors import DatasetError, ToolError
-from somite.fieldmap import estimate
+from somite.fieldmap import as_if_unmoved, estimate
 from somite.fsl_topup import configuration
 from somite.gradients import Gradients, write_fsl
 from somite.images import Grid
 from somite.interfaces import susceptibility
 from somite.interfaces.susceptibility import Side, average, find_field, find_sides, pair_of
-from somite.registration import displacement_mm, region_of
+from somite.registration import about, displacement_mm, region_of
 from somite.registry import Context
 
 FINE = 8  # parts of a voxel along phase encoding, in which the phantom is distorted
@@ -223,6 +223,27 @@ def test_a_movement_between_the_images_is_found_along() -> None:
     turn = Rotation.from_matrix(axes.T @ moved.movement[:3, :3] @ axes).as_rotvec(degrees=True)
     # Axes (w, u, v) are a cyclic order of (u, v, w): rotations keep their sense.
     assert turn == pytest.approx([1.0, 0.6, -0.5], abs=0.35)
+
+
+def test_a_turn_of_the_body_leaves_its_distortion_along_the_scanner() -> None:
+    """A blob that is displaced by 3 voxels along j, whatever the turn of the body that it is part of."""
+    grid = oblique((30, 34, 28), (2.0, 2.0, 2.0))
+    to_world = grid.affine
+    middle = to_world[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + to_world[:3, 3]
+    turn = Rotation.from_rotvec(np.deg2rad([8.0, -5.0, 10.0])).as_matrix()
+    movement = about(middle, turn, np.array([1.0, -0.5, 0.8]))
+    blob, displaced = np.array([12.0, 14.0, 11.0]), np.array([0.0, 3.0, 0.0])
+
+    def image(voxel: np.ndarray) -> np.ndarray:
+        away = np.moveaxis(np.indices(grid.shape), 0, -1) - voxel
+        return np.asarray(1000 * np.exp(-(away**2).sum(-1) / (2 * 2.0**2)), np.float32)
+
+    world = movement[:3, :3] @ (to_world[:3, :3] @ blob + to_world[:3, 3]) + movement[:3, 3]
+    there = np.linalg.solve(to_world[:3, :3], world - to_world[:3, 3])
+    shift = np.full(grid.shape, 3.0, np.float32)
+    found = as_if_unmoved(image(there + displaced), movement, shift, grid, 1)
+    expected = image(blob + displaced)
+    assert np.abs(found - expected).max() < 0.02 * 1000
 
 
 def test_the_result_does_not_depend_on_the_number_of_threads() -> None:

@@ -64,7 +64,8 @@ def read_mask(path: Path, grid: Grid) -> NDArray[np.bool_]:
     """A mask that is given, in the storage order of `grid`: voxels above one half are inside.
 
     Raises:
-        DatasetError: `MASK_GRID` where its voxels are others than the grid's; `IMAGE_UNREADABLE`.
+        DatasetError: `MASK_GRID` where its voxels are others than the grid's; `MASK_EMPTY`;
+            `IMAGE_UNREADABLE`.
     """
     data, mask_grid = read_float(path)
     change = storage_change(mask_grid, grid)
@@ -79,4 +80,16 @@ def read_mask(path: Path, grid: Grid) -> NDArray[np.bool_]:
                 do="resample the mask to the grid of the series, by nearest neighbour",
             )
         )
-    return change.apply(data.reshape(mask_grid.shape)) > 0.5
+    mask = change.apply(data.reshape(mask_grid.shape)) > 0.5
+    if not mask.any():
+        raise DatasetError(
+            Problem(
+                "MASK_EMPTY",
+                "no voxel lies inside the mask given",
+                where=str(path),
+                found=f"values up to {data.max():g}",
+                expected="voxels above 0.5",
+                do="draw the mask again, or take it away so that one is made",
+            )
+        )
+    return mask

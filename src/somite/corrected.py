@@ -50,6 +50,8 @@ class Corrected:
     distortion: Float
     """(n, 11): the coefficients of `TERMS` in mm, then the root mean square over the mask in mm; see
     `polynomial`. Zeros where a volume has no eddy currents."""
+    searched: NDArray[np.bool_]
+    """(n,) whether lost slices were looked for in the volume."""
 
 
 def polynomial(points: Float) -> Float:

@@ -37,11 +37,10 @@ from somite.registration import (
     displacement_mm,
     look_up,
     region_of,
-    resample,
     small_motion,
     smooth,
 )
-from somite.sampling import coefficients
+from somite.sampling import coefficients, sample
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -185,7 +184,40 @@ class _Pair:
         # At rest, the image was measured as it is.
         self.movement = found if self.at_rest else self.movement @ found
         self.at_rest = displacement_mm(self.movement, region) < _AT_REST * float(self.voxel_mm.min())
-        self.moved = self.second if self.at_rest else resample(self.second, self.movement, self.grid)[0]
+        self.moved = self.second
+        if not self.at_rest:
+            shift = np.float32(self.factors[1]) * displacement
+            self.moved = as_if_unmoved(self.second, self.movement, shift, self.grid, self.axis)
+
+
+def as_if_unmoved(volume: Volume, movement: Float, shift: Float32, grid: Grid, axis: int) -> Float32:
+    """A distorted volume as it would be had the body not moved: cubic interpolation.
+
+    Tissue moves with the body, its distortion acts along the scanner's phase encoding all the same: a turn of
+    the volume as a whole would turn the distortion too, by a fifth of a millimetre where it is 9 mm and the
+    turn one degree.
+
+    Args:
+        volume: (i, j, k).
+        movement: (4, 4), world mm: from a point of the unmoved body to the same tissue in the volume.
+        shift: (i, j, k) displacement of the volume's signal along `axis`, voxels, at undistorted places.
+        grid: of the volume.
+        axis: of phase encoding.
+    """
+    at = np.indices(grid.shape).reshape(3, -1).astype(np.float64)
+    along = shift.ravel().astype(np.float64)
+    for _ in range(2):  # the shift of the tissue that is found here, not of that which belongs here
+        from_there = at.copy()
+        from_there[axis] -= along
+        along = map_coordinates(shift, from_there, order=1, mode="nearest")
+    tissue = at.copy()
+    tissue[axis] -= along
+    matrix = np.linalg.inv(grid.affine) @ movement @ grid.affine
+    found = matrix[:3, :3] @ tissue + matrix[:3, 3:]
+    found[axis] += along
+    edge = np.array(grid.shape)[:, None] - 1.0
+    values, _ = sample(coefficients(volume), np.clip(found, 0, edge).T)
+    return np.asarray(np.maximum(values, volume.min()).reshape(grid.shape), np.float32)
 
 
 def movement_across(one: Volume, two: Volume, region: Region, axis: int, fwhm_mm: float) -> Float:

@@ -45,6 +45,9 @@ ON_GPU = ("eddy_cuda", "eddy_cuda*")
 """eddy_cuda is what was set up for the machine; else the one for the latest CUDA, such as eddy_cuda10.2."""
 
 
+Known = Literal["phase_encoding_direction", "total_readout_time_s"]
+
+
 @dataclass(frozen=True)
 class EddyOptions:
     """What is asked of eddy."""
@@ -113,7 +116,11 @@ def acquisition(volumes: Sequence[Mapping[str, Any]], affine: Float) -> tuple[li
     Raises:
         DatasetError: `NO_PHASE_ENCODING`, `NO_READOUT_TIME`.
     """
-    _check_known(volumes)
+    keys: tuple[Known, ...] = ("phase_encoding_direction", "total_readout_time_s")
+    unknown = [key for key in keys if any(volume.get(key) is None for volume in volumes)]
+    problems = [unknown_of(volumes, key, "FSL eddy") for key in unknown]
+    if problems:
+        raise DatasetError.of(problems)
     rows: list[list[float]] = []
     index = []
     first_axis = -1.0 if np.linalg.det(affine[:3, :3]) > 0 else 1.0
@@ -129,30 +136,29 @@ def acquisition(volumes: Sequence[Mapping[str, Any]], affine: Float) -> tuple[li
     return rows, index
 
 
-def _check_known(volumes: Sequence[Mapping[str, Any]]) -> None:
-    wanted = (
-        (
-            "phase_encoding_direction",
+def unknown_of(
+    volumes: Sequence[Mapping[str, Any]],
+    key: Known,
+    who: str,
+) -> Problem:
+    """The problem of volumes of a `scan` of which `who` needs to know what stands at `key`."""
+    code, field, words = {
+        "phase_encoding_direction": (
             "NO_PHASE_ENCODING",
             "PhaseEncodingDirection",
             "direction of phase encoding",
         ),
-        ("total_readout_time_s", "NO_READOUT_TIME", "TotalReadoutTime", "total readout time"),
+        "total_readout_time_s": ("NO_READOUT_TIME", "TotalReadoutTime", "total readout time"),
+    }[key]
+    return Problem(
+        code,
+        f"{who} needs the {words}, which is not known",
+        where=f"the JSON sidecar of the series: {field}",
+        found=f"none for {sum(volume.get(key) is None for volume in volumes)} of {len(volumes)} volumes",
+        expected=f"{field} in the sidecar",
+        do=f"add {field} from the scanner's protocol, or set eddy.method to rigid"
+        + (" and susceptibility.method to none" if who == "the field" else ""),
     )
-    problems = [
-        Problem(
-            code,
-            f"FSL eddy needs the {words}, which is not known",
-            where=f"the JSON sidecar of the series: {field}",
-            found=f"none for {sum(volume.get(key) is None for volume in volumes)} of {len(volumes)} volumes",
-            expected=f"{field} in the sidecar",
-            do=f"add {field} from the scanner's protocol, or set eddy.method to rigid",
-        )
-        for key, code, field, words in wanted
-        if any(volume.get(key) is None for volume in volumes)
-    ]
-    if problems:
-        raise DatasetError.of(problems)
 
 
 def excitations(slice_timing: Sequence[float]) -> list[list[int]] | None:

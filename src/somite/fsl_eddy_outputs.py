@@ -91,6 +91,7 @@ def read_outputs(made: Mapping[str, Path], acquired: Acquired, command: str) -> 
         np.column_stack([motion_in_world(motion, grid.affine), displacement]),
         _outliers(made, (n, grid.shape[2]), command) if acquired.repol else [],
         distortion_of(parameters[:, N_MOTION:], acquired),
+        np.full(n, acquired.repol),
     )
 
 

@@ -23,11 +23,17 @@ def correct(acquisition: Acquisition, options: Options, threads: int = 1) -> Cor
 
 
 def _corrected(found: Estimate) -> Corrected:
+    series, replaces = found.series, found.options.replace_lost
+    kriging = kriging_of(found) if series.lost.any() and replaces else None
+    series.splines = []  # of the smoothed volumes: as large as the series that is made now
     corrected = resampled(found)
-    replaced = replace_lost(corrected, found)
-    lost = np.argwhere(found.series.lost)
-    outliers = [Outlier(int(v), int(s), float(found.scores[v, s]), int(replaced[v])) for v, s in lost]
-    return Corrected(corrected, found.gradients, motion_table(found), outliers, distortion_table(found))
+    replaced = np.zeros(series.n, bool) if kriging is None else replace_lost(corrected, found, kriging)
+    outliers = [
+        Outlier(int(v), int(s), float(found.scores[v, s]), int(replaced[v]))
+        for v, s in np.argwhere(series.lost)
+    ]
+    motion, distortion = motion_table(found), distortion_table(found)
+    return Corrected(corrected, found.gradients, motion, outliers, distortion, found.searched)
 
 
 def motion_table(found: Estimate) -> Float:
@@ -67,30 +73,31 @@ def resampled(found: Estimate) -> NDArray[np.float32]:
     return out
 
 
-def replace_lost(corrected: NDArray[np.float32], found: Estimate) -> Mask:
+def kriging_of(found: Estimate) -> Kriging:
+    """How the volumes foretell each other, told by the means of parts of slices."""
+    means = slices.by_parts(found.series, found.series.values_of(found.groups))
+    return Kriging.of(means, found.gradients.bvecs, found.groups)
+
+
+def replace_lost(corrected: NDArray[np.float32], found: Estimate, kriging: Kriging) -> Mask:
     """Put the prediction where a volume drew on a lost slice, in place; returns the volumes (n,) with one.
 
     Foretold are all volumes that lost a voxel from those that did not. A volume of b=0 without another has
     no prediction, and keeps what it has.
     """
     series, replaced = found.series, np.zeros(found.series.n, bool)
-    if not series.lost.any():
-        return replaced
-    with threadpool_limits(1):
-        means = slices.by_parts(series, series.values_of(found.groups))
-        kriging = Kriging.of(means, found.gradients.bvecs, found.groups)
-        for z, frame in enumerate(series.slabs):
-            slab = corrected[:, :, z].reshape(-1, series.n)
-            lost = _lost_at(series, frame)
-            for pattern in np.unique(lost[lost.any(1)], axis=0):
-                weights = kriging.of_lost(pattern)
-                foretold = pattern.copy()
-                foretold[pattern] = weights.any(1)
-                here = np.flatnonzero((lost == pattern).all(1))
-                values = slab[np.ix_(here, ~pattern)] @ weights[weights.any(1)].T
-                slab[np.ix_(here, foretold)] = np.maximum(values, 0)
-                replaced |= foretold
-            corrected[:, :, z] = slab.reshape(corrected[:, :, z].shape)
+    for z, frame in enumerate(series.slabs):
+        slab = corrected[:, :, z].reshape(-1, series.n)
+        lost = _lost_at(series, frame)
+        for pattern in np.unique(lost[lost.any(1)], axis=0):
+            weights = kriging.of_lost(pattern)
+            foretold = pattern.copy()
+            foretold[pattern] = weights.any(1)
+            here = np.flatnonzero((lost == pattern).all(1))
+            values = slab[np.ix_(here, ~pattern)] @ weights[weights.any(1)].T
+            slab[np.ix_(here, foretold)] = np.maximum(values, 0)
+            replaced |= foretold
+        corrected[:, :, z] = slab.reshape(corrected[:, :, z].shape)
     return replaced
 
 

@@ -68,7 +68,9 @@ class Options:
     b0_max: float = 50.0
     """s/mm2."""
     find_lost: bool = True
-    """Whether slices that lost signal are looked for."""
+    """Whether slices that lost signal are looked for, and left out of the estimate."""
+    replace_lost: bool = True
+    """Whether the prediction then takes their place."""
     slice_axis: int = 2
     """Voxel axis along which slices were acquired."""
     moving: bool = True
@@ -80,6 +82,7 @@ class Estimate:
     """What was found."""
 
     acquisition: Acquisition
+    options: Options
     series: Series
     groups: list[Ints]
     """Volumes of b=0, then those of each shell and phase encoding."""
@@ -90,6 +93,15 @@ class Estimate:
     def pose(self) -> Pose:
         """Motion and distortion."""
         return self.series.pose
+
+    @property
+    def searched(self) -> Mask:
+        """(n,) volumes in which lost slices were looked for: those with enough others of their contrast."""
+        searched = np.zeros(self.series.n, bool)
+        for volumes in self.groups:
+            looks = self.options.moving and self.options.find_lost
+            searched[volumes] = looks and len(volumes) >= slices.FEWEST_VOLUMES
+        return searched
 
     @property
     def gradients(self) -> Gradients:
@@ -134,7 +146,7 @@ def estimate(acquisition: Acquisition, options: Options, threads: int = 1) -> Es
     groups = groups_of(one.gradients, one.encoding, options.b0_max)
     scores = np.zeros(series.lost.shape)
     if not options.moving:
-        return Estimate(one, series, groups, scores)
+        return Estimate(one, options, series, groups, scores)
     voxel = float(np.prod(one.grid.voxel_mm) ** (1 / 3))
     design = believe.Design.of(one.gradients.bvals, one.gradients.bvecs, one.encoding.readouts, groups[1:])
     with threadpool_limits(1):  # sums must not depend on how many threads BLAS takes
@@ -153,7 +165,7 @@ def estimate(acquisition: Acquisition, options: Options, threads: int = 1) -> Es
             _believe(series, groups, design, np.asarray(one.begins), links, distorts=not first)
             if options.find_lost and not first:
                 scores = _find_lost(series, groups, one.gradients, number == 1)
-    return Estimate(one, series, groups, scores)
+    return Estimate(one, options, series, groups, scores)
 
 
 def _align_to_first(series: Series, b0s: Ints) -> None:

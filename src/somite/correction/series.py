@@ -39,11 +39,11 @@ _FEWEST_DEEP = 2000
 
 
 def exponents(degree: int) -> Ints:
-    """Powers (k, 3) of x, y, z of the terms of degree 1 to `degree`: x, y, z, xx, yy, zz, xy, xz, yz, ...
+    """Powers (k, 3) of x, y, z of the terms of degree 1 to `degree`, 2 at most: x, y, z, xx, yy, zz, xy, ...
 
     There is no constant: a shift along phase encoding cannot be told from one of the body.
     """
-    quadratic = [
+    powers = [
         (1, 0, 0),
         (0, 1, 0),
         (0, 0, 1),
@@ -54,8 +54,7 @@ def exponents(degree: int) -> Ints:
         (1, 0, 1),
         (0, 1, 1),
     ]
-    cubic = [(i, j, 3 - i - j) for i in range(4) for j in range(4 - i)]
-    return np.array((quadratic + cubic)[: (0, 3, 9, 19)[degree]], np.intp).reshape(-1, 3)
+    return np.array(powers[: (0, 3, 9)[degree]], np.intp).reshape(-1, 3)
 
 
 def terms(points: Float, powers: Ints) -> Float32:
@@ -287,6 +286,7 @@ class Series:
         self.field = field
         self.frame = self.frame_at(sites.voxels)
         self.core = self.frame.part(sites.core)
+        self.slabs = self._whole_slices()
         self.slice_axis = slice_axis
         self.lost = np.zeros((self.n, data.shape[slice_axis]), bool)
         self.splines: list[Float32] = []
@@ -312,8 +312,7 @@ class Series:
         field = np.zeros(self.sites.grid.shape) if self.field is None else self.field
         return {axis: np.asarray(derivative(field, axis), np.float32) for axis in axes}
 
-    @cached_property
-    def slabs(self) -> list[Frame]:
+    def _whole_slices(self) -> list[Frame]:
         """The frames of whole slices, in order: each of its voxels (x, y) by rows."""
         nx, ny, nz = self.sites.grid.shape
         flat = np.indices((nx, ny)).reshape(2, -1).T

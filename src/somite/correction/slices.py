@@ -23,6 +23,9 @@ SUSPECT, LOST = (2.0, 0.3), (4.0, 0.08)
 harm than its replacement would."""
 FEWEST_POINTS = 30
 """Of a slice, for its mean to say anything."""
+FEWEST_VOLUMES = 4
+"""Of one contrast, for what is usual to be told from what was lost."""
+_LEAST_FACTOR = 0.1  # of intensities: where signal piles up beyond, nothing is expected
 _PARTS = 3  # of a slice along either axis
 _AROUND = 3  # slices to either side that share their spread
 
@@ -37,7 +40,8 @@ def ratios(series: Series, volume: int, expected: Float32) -> Float:
     """
     spline, axis, n_slices = coefficients(series.data[..., volume]), series.slice_axis, series.lost.shape[1]
     at, factor = series.places(volume, series.core)
-    hoped_at, below = expected[series.sites.core] / factor, np.floor(at[:, axis])
+    hoped_at = expected[series.sites.core] / np.maximum(factor, np.float32(_LEAST_FACTOR))
+    below = np.floor(at[:, axis])
     # Between two slices a point speaks for both by its nearness, for each with what that slice alone shows.
     seen, hoped, points = np.zeros(n_slices), np.zeros(n_slices), np.zeros(n_slices)
     for slice_at in (below, below + 1):
@@ -62,7 +66,7 @@ def z_scores(ratio: Float) -> tuple[Float, Float]:
     tell, and those that lost signal among them), or of all slices where that is larger. 0 where unknown.
     """
     seen = ~np.isnan(ratio).all(0)
-    if len(ratio) < 4 or not seen.any():
+    if len(ratio) < FEWEST_VOLUMES or not seen.any():
         return np.zeros(ratio.shape), np.zeros(ratio.shape)
     usual = np.ones(ratio.shape[1])
     usual[seen] = np.nanmedian(ratio[:, seen], 0)
