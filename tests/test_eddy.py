@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from somite import images, quality
 from somite.body import body_mask
-from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS, Corrected
+from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS, Corrected, Outlier
 from somite.correction import corrector
 from somite.correction.estimation import Acquisition, Options
 from somite.correction.series import Encoding
@@ -364,6 +364,15 @@ def test_real_reversed_scans_agree_better_after_correction(real_data: Path) -> N
         quality.neighbour_correlation(quality.Series(one, mask), pairs) for one in (data, found.data)
     )
     assert 1 - after < 0.97 * (1 - before)
+
+
+def test_only_slices_that_cross_the_region_are_counted(tmp_path: Path) -> None:
+    still = eddy.as_it_is(np.zeros((1, 1, 5, 3), np.float32), Gradients(np.zeros(3), np.zeros((3, 3))))
+    outliers = [Outlier(1, 0, -9.0, 1), Outlier(1, 2, -9.0, 1), Outlier(2, 3, -9.0, 1)]
+    found = replace(still, outliers=outliers, searched=np.array([False, True, True]))
+    crossed = np.array([False, True, True, True, False])
+    rows = read_table(eddy.write_motion(tmp_path / "motion.tsv", found, crossed))[1]
+    np.testing.assert_array_equal(rows[:, 8:], [[np.nan, np.nan], [1, 3], [1, 3]])
 
 
 @pytest.mark.parametrize(("rotation_deg", "warned"), [(5.0, False), (33.0, True)])
