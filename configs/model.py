@@ -31,6 +31,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
+from somite.label_sources.naming import NameRule
+from somite.label_sources.source import SourceName
 from somite.registry import Step, StepConfig
 
 
@@ -122,7 +124,7 @@ class ImageFilter(StepConfig):
 
 
 class LabelSource(StepConfig):
-    """Where the label images (`*_dseg.nii.gz` with their `*_dseg.tsv`) are."""
+    """Where the label images (`*_dseg.nii.gz`) are, and what says what their values mean."""
 
     folder: Path = Path("derivatives/labels")
     """Folder of the label images: relative to the dataset (BIDS_DIR), or absolute."""
@@ -131,9 +133,19 @@ class LabelSource(StepConfig):
     transforms: Path | None = None
     """Folder of the ITK transforms that bring labels drawn on another grid onto the DWI: relative to the
     dataset, or absolute. Default: beside the label images."""
-    source: Words = ""
+    source: SourceName = "auto"
+    """What says what the values of a label image mean. auto: what lies beside it or above it: the table
+    `*_dseg.tsv`, else label descriptions of ITK-SNAP (`*_dseg.txt` or `.label`), else the `dataset.json` of
+    nnU-Net. bids, itksnap, nnunet: that one. Any other: the published numbering of that tool or atlas."""
+    table: Path | None = None
+    """The file that says it, where it does not lie beside the label images, such as the `dataset.json` of a
+    model: relative to the dataset, or absolute. Default: beside the label images."""
+    names: tuple[NameRule, ...] = ()
+    """For itksnap and nnunet: which segments the names of the labels mean. A name that no rule matches is a
+    region of that name, without side, level or segment."""
+    roi_source: Words = ""
     """How the labels were made, for the column `roi_source` of the table. Default: the entity `desc` of
-    the label image."""
+    the label image, else the tool whose numbering it has."""
     rater: Words = ""
     """Who drew the labels, for the column `rater` of the table."""
 

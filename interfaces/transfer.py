@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from somite.errors import DatasetError, Problem
 from somite.images import Grid, grid_of, open_image, read_labels, write
 from somite.orientation import describe_grid, storage_change
-from somite.registry import Context, Dwi, StepConfig, step
+from somite.registry import Context, Dwi, LabelTable, StepConfig, step
+from somite.segments import Label, label_table_text, read_label_table
+from somite.sides import check_sides
 
 _LPS = np.diag([-1.0, -1.0, 1.0])
 
@@ -114,25 +117,35 @@ def _other_grid(path: Path, found: Grid, expected: Grid) -> DatasetError:
     )
 
 
-@step(makes={"labels_dwi": "Label image on the grid of the diffusion series, 3D NIfTI"}, dwi_copies=1.0)
+@step(
+    makes={
+        "labels_dwi": "Label image on the grid of the diffusion series, 3D NIfTI",
+        "labels_dwi_table": "Table of its labels, TSV: index, name, region, side, level, segment",
+    },
+    dwi_copies=1.0,
+)
 def run(
     labels: Annotated[Path, "Label image, 3D NIfTI of integers"],
+    label_table: LabelTable,
     dwi: Dwi,
     config: Config,  # noqa: ARG001
     context: Context,
     labels_transform: Annotated[Path, "ITK transform: points of the DWI to points of the labels"]
     | None = None,
-) -> Path:
+) -> tuple[Path, Path]:
     """Bring the labels to the grid of the series: as they are where they lie on it, else the nearest label.
 
-    The same voxels in another storage order are put into the series' order, and nothing is resampled.
+    The same voxels in another storage order are put into the series' order, and nothing is resampled. Image
+    and table together are labels that a person can edit and give back.
 
     Raises:
-        DatasetError: `LABEL_GRID`, `LABEL_OUTSIDE`, `LABEL_NOT_INTEGER`, `LABEL_NOT_3D`,
+        DatasetError: `LABEL_TABLE`, `LABEL_SIDES`, `LABEL_GRID`, `LABEL_OUTSIDE`, `LABEL_NOT_INTEGER`, `LABEL_NOT_3D`,
             `TRANSFORM_UNREADABLE`, `IMAGE_UNREADABLE`.
     """
     grid = grid_of(open_image(dwi))
     values, label_grid = _read_labels_3d(labels)
+    table = read_label_table(label_table)
+    _tell_sides(values, label_grid, table, labels, context)
     if labels_transform is not None:
         points = transform_points(read_transform(labels_transform), points_of(grid))
         moved = nearest_labels(values, label_grid, points).reshape(grid.shape)
@@ -145,7 +158,20 @@ def run(
         if not change.is_identity:
             context.infer("labels", "voxels in another order", "the same voxels, stored along other axes")
     _tell_lost(values, moved, labels, context)
-    return write(context.folder / "labels_dwi.nii", np.ascontiguousarray(moved), grid)
+    made = context.folder / "labels_dwi.tsv"
+    made.write_text(label_table_text(table), encoding="utf-8", newline="\n")
+    return write(context.folder / "labels_dwi.nii", np.ascontiguousarray(moved), grid), made
+
+
+def _tell_sides(
+    values: NDArray[np.int32], grid: Grid, table: Sequence[Label], path: Path, context: Context
+) -> None:
+    """Raise where labels lie on the wrong side of the body, warn where they may."""
+    problems = check_sides(values, grid, table, str(path))
+    if errors := [problem for problem in problems if problem.severity == "error"]:
+        raise DatasetError.of(errors)
+    for problem in problems:
+        context.warn(problem)
 
 
 def _tell_lost(before: NDArray[np.int32], after: NDArray[np.int32], path: Path, context: Context) -> None:

@@ -85,7 +85,7 @@ def test_every_kind_of_value_is_read(tmp_path: Path) -> None:
         """
 protocol: brain-als
 runs: {combine: all_pe, filter: {dir: [AP, PA], run: "01", acq: b1000}}
-labels: {folder: /elsewhere/labels, transforms: xfm, source: manual, rater: A. B.}
+labels: {folder: /elsewhere/labels, transforms: xfm, roi_source: manual, rater: A. B.}
 masks: {folder: derivatives/masks}
 tensor: {method: none, iterations: 0x3, tolerance: 1e-3, fwhm_mm: 2}
 roi: {groups: [{region: disc, levels: [L3-L4, L4-L5]}], names: {94: disc, 95: canal}}
@@ -285,7 +285,7 @@ def test_the_effective_configuration_reads_back_equal(tmp_path: Path) -> None:
         f"""
 protocol: "007"
 runs: {{filter: {{run: ["01", "1e3"], acq: "null"}}}}
-labels: {{rater: "yes, 'no' # never", source: "~"}}
+labels: {{rater: "yes, 'no' # never", roi_source: "~"}}
 tensor: {{tolerance: 1e-9, fwhm_mm: .inf}}
 roi: {{groups: [{{region: disc, levels: {json.dumps(AWKWARD)}}}], names: {{1: "2"}}}}
 """,

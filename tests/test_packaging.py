@@ -17,6 +17,8 @@ FOLDERS = {
     "somite": ROOT / "src" / "somite",
     "somite/correction": ROOT / "src" / "somite" / "correction",
     "somite/dataset": ROOT / "src" / "somite" / "dataset",
+    "somite/label_sources": ROOT / "src" / "somite" / "label_sources",
+    "somite/label_sources/tables": ROOT / "src" / "somite" / "label_sources" / "tables",
     "somite/phantom": ROOT / "src" / "somite" / "phantom",
     "somite/workflows": ROOT / "workflows",
     "somite/interfaces": ROOT / "interfaces",
@@ -54,7 +56,7 @@ def test_the_wheel_holds_the_folders_and_nothing_else(wheel: set[str]) -> None:
         f"{package}/{path.name}"
         for package, folder in FOLDERS.items()
         for path in folder.iterdir()
-        if path.suffix in (".py", ".yaml") or path.name == "py.typed"
+        if path.suffix in (".py", ".yaml", ".tsv", ".json") or path.name in ("py.typed", "README.md")
     }
     assert wheel == expected
 

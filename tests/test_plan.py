@@ -182,7 +182,7 @@ def test_labels_say_their_source_and_rater(tmp_path: Path) -> None:
     build(tmp_path, skeleton.load("plain").files)
     session = only(make_plan(tmp_path, settings()))
     assert (session.roi_source, session.rater) == ("manual", "")
-    given = {"source": "nnU-Net 2", "rater": "A. B."}
+    given = {"roi_source": "nnU-Net 2", "rater": "A. B."}
     session = only(make_plan(tmp_path, settings(labels=given)))
     assert (session.roi_source, session.rater) == ("nnU-Net 2", "A. B.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,19 @@ def points(grid: Grid) -> np.ndarray:
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
     dwi = images.write(tmp_path / "dwi.nii", np.zeros((*DWI.shape, 2), np.float32), DWI)
-    return {"dwi": dwi, "labels": images.write(tmp_path / "dseg.nii", shapes(points(ANATOMY)), ANATOMY)}
+    table = tmp_path / "dseg.tsv"
+    table.write_text("index\tname\n3\tthree\n7\tseven\n40\tforty\n")
+    return {
+        "dwi": dwi,
+        "label_table": table,
+        "labels": images.write(tmp_path / "dseg.nii", shapes(points(ANATOMY)), ANATOMY),
+    }
 
 
 def run(folder: Path, **files: Path) -> tuple[np.ndarray, Context]:
     context = Context(folder / "out")
     context.folder.mkdir()
-    path = transfer.run(**files, config=transfer.Config(), context=context)
+    path, _ = transfer.run(**files, config=transfer.Config(), context=context)
     data, grid = images.read_labels(path)
     assert grid.matches(DWI, 1e-3)
     return data, context
@@ -133,8 +140,7 @@ def test_a_displacement_field_is_read_as_itk_writes_it(tmp_path: Path, files) ->
     )  # fmt: skip
     sitk.WriteImage(field, str(tmp_path / "warp.nii.gz"))
     by_field, _ = run(tmp_path, **files, labels_transform=tmp_path / "warp.nii.gz")
-    (tmp_path / "out/labels_dwi.nii").unlink()
-    (tmp_path / "out").rmdir()
+    shutil.rmtree(tmp_path / "out")
     by_matrix, _ = run(tmp_path, **files, labels_transform=tmp_path / "move.tfm")
     assert (by_field != by_matrix).mean() < 1e-3 and by_matrix.any()
 

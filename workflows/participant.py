@@ -12,6 +12,7 @@ from somite import __version__, bids, containers
 from somite.configs.model import Settings
 from somite.dataset.sessions import Opposed, Plan, Session
 from somite.derivatives import Derivative
+from somite.segments import label_table_text
 from somite.workflows.graph import Node, Use, join
 from somite.workflows.session import Unit
 
@@ -92,7 +93,21 @@ STEPS = (
         },
         unless_none=("bias_field",),
     ),
-    Use("transfer", {"dwi": "dwi_corrected"}, only_with="labels"),
+    Use(
+        "transfer",
+        {"dwi": "dwi_corrected"},
+        {
+            "labels_dwi": Derivative(
+                "dseg",
+                {"space": "dwi", "desc": "transferred"},
+                metadata={
+                    "Description": "Labels on the grid of the series: edit, and give back with the TSV"
+                },
+            ),
+            "labels_dwi_table": Derivative("dseg", {"space": "dwi", "desc": "transferred"}, ".tsv"),
+        },
+        only_with="labels",
+    ),
     Use(
         "mask",
         {"dwi": "dwi_unbiased", "bval": "bval_loaded"},
@@ -203,6 +218,8 @@ def _unit(session: Session, place: Place, nodes: Callable[[frozenset[str]], tupl
     }
     present = {name: path for name, path in optional.items() if path is not None}
     texts = {} if session.opposed is None else {"pairing": pairing_of(session.opposed)}
+    if session.label_rows and session.label_table is None:
+        texts["label_table"] = label_table_text(session.label_rows)
     identity = identity_of(session, place.settings)
     own = nodes(frozenset(present) | frozenset(texts))
     return Unit(
@@ -279,9 +296,16 @@ def identity_of(session: Session, settings: Settings) -> dict[str, str]:
 
 
 def target(session: Session, derivative: Derivative) -> Path:
-    """Where a derivative of a session goes, relative to the output."""
+    """Where a derivative of a session goes, relative to the output. Labels keep the `seg` of their source."""
+    seg = {"seg": session.label_entities.get("seg", "")} if derivative.suffix == "dseg" else {}
     name = bids.build_name(
-        {"sub": session.participant, "ses": session.session or "", **session.entities, **derivative.entities},
+        {
+            "sub": session.participant,
+            "ses": session.session or "",
+            **session.entities,
+            **seg,
+            **derivative.entities,
+        },
         derivative.suffix,
         derivative.extension,
     )

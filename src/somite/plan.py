@@ -19,7 +19,8 @@ from somite.dataset.deep import deep_check
 from somite.dataset.deviations import deviations
 from somite.dataset.grouping import Group, group
 from somite.dataset.index import Dataset, Visit, read_dataset, visits
-from somite.dataset.labelling import find_labels, find_mask, passes
+from somite.dataset.label_tables import Wanted
+from somite.dataset.labelling import Labelling, find_labels, find_mask, passes
 from somite.dataset.pairing import Candidates, find_pairing
 from somite.dataset.regions import Tables
 from somite.dataset.series import Sidecars, check_joined, read_series
@@ -27,8 +28,9 @@ from somite.dataset.sessions import Deviation, Plan, Series, Session, listing
 from somite.errors import DatasetError, Problem
 from somite.interfaces.load import Config as LoadConfig
 from somite.interfaces.roi import Config as RoiConfig
+from somite.label_sources.shipped import SHIPPED
 from somite.registry import Fact
-from somite.segments import Segment, expand
+from somite.segments import expand
 
 __all__ = ["Deviation", "Plan", "Series", "Session", "deep_check", "make_plan"]
 
@@ -42,7 +44,7 @@ class _Study:
     labels: Dataset | None
     transforms: Dataset | None
     masks: Dataset | None
-    expected: tuple[Segment, ...] | None
+    wanted: Wanted
     b0_max: float
     mask_required: bool
     undistort: bool
@@ -111,7 +113,7 @@ def make_plan(
         (*problems, *absent, *no_session, *_not_bids_names(strange), *_without_dwi(parts)),
         deviations(planned),
         (*(fact for part in parts for fact in part.left_out), *map(_left_out_name, strange)),
-        study.expected,
+        study.wanted.expected,
     )
 
 
@@ -134,8 +136,7 @@ def _study(dataset: Dataset, settings: Settings) -> tuple[_Study, list[Problem]]
 
     labels = side_dataset(settings.labels.path(dataset.root), "labels")
     transforms = settings.labels.transforms
-    roi, load = settings.step("roi"), settings.step("load")
-    assert isinstance(roi, RoiConfig)
+    load = settings.step("load")
     assert isinstance(load, LoadConfig)
     study = _Study(
         dataset,
@@ -143,12 +144,21 @@ def _study(dataset: Dataset, settings: Settings) -> tuple[_Study, list[Problem]]
         labels,
         labels if transforms is None else side_dataset(dataset.root / transforms, "transforms"),
         side_dataset(settings.masks.path(dataset.root), "masks"),
-        None if roi.segments == "all" else expand(roi.segments),
+        _wanted(dataset, settings),
         load.b0_max_s_per_mm2,
         getattr(settings.step("mask"), "method", "") == "given",
         getattr(getattr(settings, "susceptibility", None), "method", "none") != "none",
     )
     return study, problems
+
+
+def _wanted(dataset: Dataset, settings: Settings) -> Wanted:
+    """What the configuration says of the labels' table."""
+    roi, given = settings.step("roi"), settings.labels
+    assert isinstance(roi, RoiConfig)
+    table = None if given.table is None else dataset.root / given.table
+    expected = None if roi.segments == "all" else expand(roi.segments)
+    return Wanted(given.source, table, given.names, expected)
 
 
 def _no_folder(problem: Problem, what: str) -> Problem:
@@ -277,7 +287,7 @@ def _session(
     pairing = find_pairing(one.series, candidates if study.undistort else None)
     series, joined = check_joined(one.series, study.b0_max, pairing.opposed is not None)
     labelling = find_labels(
-        series, beside.labels, beside.transforms, settings.labels.filter, study.expected, study.tables
+        series, beside.labels, beside.transforms, settings.labels.filter, study.wanted, study.tables
     )
     mask = find_mask(
         series,
@@ -293,11 +303,14 @@ def _session(
         one.entities,
         series,
         labels=labelling.labels,
-        label_table=labelling.table,
+        label_table=labelling.table.path,
+        label_rows=labelling.table.labels,
+        label_source=labelling.table.source,
+        label_entities=labelling.entities,
         labels_transform=labelling.transform,
         mask=mask.path,
         opposed=pairing.opposed,
-        roi_source=settings.labels.source or labelling.description,
+        roi_source=_roi_source(settings, labelling),
         rater=settings.labels.rater,
         problems=tuple(
             dict.fromkeys(
@@ -315,6 +328,12 @@ def _session(
         ),
         facts=(*one.facts, *pairing.facts, *labelling.facts, *mask.facts, *left_out),
     )
+
+
+def _roi_source(settings: Settings, labelling: Labelling) -> str:
+    """How the labels were made: as the configuration says, else as their name, else as their source does."""
+    tool = labelling.table.source if labelling.table.source in SHIPPED else ""
+    return settings.labels.roi_source or labelling.entities.get("desc", "") or tool
 
 
 def _misfiled(series: Series, visit: Visit) -> list[Problem]:

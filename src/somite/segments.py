@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from somite.errors import DatasetError, Problem
+from somite.zones import zone_of
 
 Side = Literal["L", "R", "midline", ""]
 MetricName = Literal["fa", "md", "ad", "rd", "fa_of_mean_eigenvalues", "s0", "residual"]
@@ -89,7 +90,7 @@ class SegmentGroup(BaseModel):
     def expand(self) -> tuple[Segment, ...]:
         """The segments: level by level, within it side by side, within it part by part."""
         return tuple(
-            Segment(self.region, side, level, segment)
+            Segment(self.region, side, level, zone_of(self.region, segment))
             for level, side, segment in product(self.levels, self.sides, self.segments)
         )
 
@@ -111,7 +112,8 @@ def read_label_table(path: Path) -> tuple[Label, ...]:
     """Read the TSV of a BIDS label image: `index` and `name`, optionally region, side, level, segment.
 
     Without a `region` the name is the region. No side is ever inferred from a name or an index. `n/a` and an
-    empty field are "". The row of index 0, the background, is left out.
+    empty field are "". The zones of nerve roots get one name each (`zones.zone_of`). The row of index 0, the
+    background, is left out.
 
     Raises:
         DatasetError: `LABEL_TABLE`, one Problem for each mistake: the file cannot be read, a column is
@@ -143,6 +145,13 @@ def read_label_table(path: Path) -> tuple[Label, ...]:
     if problems:
         raise DatasetError.of(problems)
     return tuple(label for index, label in labels.items() if index != 0)
+
+
+def label_table_text(labels: Iterable[Label]) -> str:
+    """The TSV of labels with the columns index, name, region, side, level, segment; reads back into them."""
+    rows = [("index", "name", *Segment.__match_args__)]
+    rows += [(str(label.index), label.name, *astuple(label.segment)) for label in labels]
+    return "".join("\t".join(text or NA for text in row) + "\n" for row in rows)
 
 
 def _lines(path: Path) -> list[str]:
@@ -193,10 +202,11 @@ def _row_problems(row: Mapping[str, str], labels: Mapping[int, Label], where: st
 
 
 def _label(row: Mapping[str, str]) -> Label:
-    segment = Segment(
-        row.get("region") or row["name"], row.get("side", ""), row.get("level", ""), row.get("segment", "")
+    region = row.get("region") or row["name"]
+    part = zone_of(region, row.get("segment", ""))
+    return Label(
+        int(row["index"]), row["name"], Segment(region, row.get("side", ""), row.get("level", ""), part)
     )
-    return Label(int(row["index"]), row["name"], segment)
 
 
 def _label_problem(what: str, where: str, found: object, expected: object) -> Problem:

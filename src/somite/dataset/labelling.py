@@ -6,15 +6,16 @@ Reads headers and tables; the voxels of labels are looked at by `deep.deep_check
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from somite.bids import IMAGE_EXTENSIONS, File, Name, comparable, inherited, stem
+from somite.bids import IMAGE_EXTENSIONS, File, Name, comparable, stem
 from somite.dataset.grouping import duplicate_name
 from somite.dataset.index import Visit
-from somite.dataset.regions import Tables, check_regions
+from somite.dataset.label_tables import LabelTable, Wanted, find_label_table
+from somite.dataset.regions import Tables
 from somite.dataset.series import check_access, read_header
 from somite.dataset.sessions import Series, listing
 from somite.errors import DatasetError, Problem
@@ -22,7 +23,6 @@ from somite.images import Grid
 from somite.interfaces.transfer import read_transform
 from somite.orientation import describe_grid, storage_change
 from somite.registry import Fact
-from somite.segments import Segment
 
 # What these entities say is about the derived image itself; all others name the scan that it was made from.
 _OWN = ("sub", "ses", "space", "res", "den", "label", "seg", "atlas", "scale", "desc", "hemi")
@@ -43,10 +43,10 @@ class Labelling:
     """What belongs to the label image of a group of runs."""
 
     labels: Path | None = None
-    table: Path | None = None
+    table: LabelTable = field(default_factory=LabelTable)
     transform: Path | None = None
-    description: str = ""
-    """The entity `desc` of the label image."""
+    entities: Mapping[str, str] = field(default_factory=dict)
+    """What the name of the label image says about itself: `seg`, `desc`."""
     problems: tuple[Problem, ...] = ()
     facts: tuple[Fact, ...] = ()
 
@@ -65,7 +65,7 @@ def find_labels(
     visit: Visit | None,
     transforms: Visit | None,
     chosen: BaseModel,
-    expected: tuple[Segment, ...] | None,
+    wanted: Wanted,
     tables: Tables,
 ) -> Labelling:
     """The label image of a group of runs with its table and transform, and all that is wrong with them.
@@ -75,22 +75,22 @@ def find_labels(
         visit: the files of the label dataset for this session; None where it has none.
         transforms: the same of the dataset that holds the transforms.
         chosen: filter of the label images.
-        expected: segments that the table shall hold; None: those of the label table.
+        wanted: what says what the values mean, and the segments that it shall name.
         tables: what has been read already.
     """
     image, about = choose(visit, "dseg", chosen, series)
     if image is None or visit is None:
         missing = about.problems or (_no_labels(series, visit),)
         return Labelling(problems=missing)
-    table = _find_table(image, visit, expected, tables)
+    table = find_label_table(image, visit, wanted, tables)
     transform = _find_transform(image, series, transforms)
     where = check_grid(image, series, transform.path, bool(transform.problems))
     found = (about, table, transform, where)
     return Labelling(
         image.path,
-        table.path,
+        table,
         transform.path,
-        image.name.entities.get("desc", ""),
+        {key: image.name.entities[key] for key in ("seg", "desc") if key in image.name.entities},
         tuple(problem for part in found for problem in part.problems),
         tuple(fact for part in found for fact in part.facts),
     )
@@ -167,19 +167,6 @@ def _source(name: Name) -> dict[str, str]:
 
 def _in_dwi_space(name: Name) -> bool:
     return name.entities.get("space", "dwi") == "dwi"
-
-
-def _find_table(image: File, visit: Visit, expected: tuple[Segment, ...] | None, tables: Tables) -> Found:
-    try:
-        chain = inherited(image.name, ".tsv", visit.levels(image))
-        if not chain:
-            return Found(problems=(_no_table(image),))
-        path = chain[-1].path
-        return Found(
-            path, tuple(check_regions(set(tables.read(path)), expected, str(path), "the label table"))
-        )
-    except DatasetError as error:
-        return Found(problems=error.problems)
 
 
 def _find_transform(image: File, series: Sequence[Series], visit: Visit | None) -> Found:
@@ -304,18 +291,6 @@ def _no_mask(series: Sequence[Series], required: bool) -> Problem:
         expected=f"{stem(series[0].dwi).removesuffix('_dwi')}_space-dwi_mask.nii.gz",
         do="add it, or correct its name, masks: folder: or masks: filter: in the configuration",
         severity="error" if required else "warning",
-    )
-
-
-def _no_table(image: File) -> Problem:
-    return Problem(
-        "LABEL_NO_TABLE",
-        "the label image has no table that says what its values mean",
-        where=str(image.path),
-        found="no .tsv beside it, nor one that it inherits",
-        expected=f"{stem(image.path)}.tsv, or one for all in the folder of labels, such as "
-        f"{'seg-' + image.name.entities['seg'] + '_' if 'seg' in image.name.entities else ''}dseg.tsv",
-        do="write it: tab-separated, with the columns index and name, and region, side, level, segment",
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from somite.dataset.series import check_access
 from somite.dataset.sessions import listing
 from somite.errors import DatasetError, Problem
-from somite.segments import Label, Segment, by_segment, read_label_table
+from somite.segments import Label, Segment, read_label_table
 
 
 @dataclass
@@ -18,22 +18,39 @@ class Tables:
 
     _read: dict[Path, tuple[Label, ...] | DatasetError] = field(default_factory=dict)
 
-    def read(self, path: Path) -> Mapping[Segment, tuple[int, ...]]:
-        """Segment -> its labels.
+    def read(
+        self, path: Path, reader: Callable[[Path], tuple[Label, ...]] = read_label_table
+    ) -> tuple[Label, ...]:
+        """The labels of a file, by the reader of its kind.
 
         Raises:
-            DatasetError: `UNREADABLE`, `LABEL_TABLE`.
+            DatasetError: `UNREADABLE`; what the reader raises.
         """
         if path not in self._read:
             try:
                 check_access(path, "the label table")
-                self._read[path] = read_label_table(path)
+                self._read[path] = reader(path)
             except DatasetError as error:
                 self._read[path] = error
         found = self._read[path]
         if isinstance(found, DatasetError):
             raise DatasetError.of(found.problems)
-        return by_segment(found)
+        return found
+
+
+def carries(carried: Iterable[Segment], wanted: Segment) -> bool:
+    """Whether a label is the wanted segment, or the whole that it is cut from.
+
+    A whole has no level or no segment of its own: a disc is cut into nucleus and annulus, a muscle into
+    slabs. Region and side are never wider.
+    """
+    return any(
+        one.region == wanted.region
+        and one.side == wanted.side
+        and one.level in (wanted.level, "")
+        and one.segment in (wanted.segment, "")
+        for one in carried
+    )
 
 
 def check_regions(
@@ -47,7 +64,9 @@ def check_regions(
         where: the file.
         carrier: what it is: `the label table`.
     """
-    missing = tuple(segment for segment in expected or () if segment not in carried)
+    missing = tuple(
+        segment for segment in expected or () if segment not in carried and not carries(carried, segment)
+    )
     if carried and not missing:
         return []
     if not carried or len(missing) == len(expected or ()):

@@ -13,7 +13,7 @@ from somite.bids import join_entities
 from somite.errors import Problem
 from somite.images import Grid
 from somite.registry import Fact
-from somite.segments import Segment
+from somite.segments import Label, Segment
 
 Affine = tuple[tuple[float, float, float, float], ...]
 """4 x 4, voxel indices to world RAS+ mm, by rows: an array could not be compared or hashed."""
@@ -79,6 +79,13 @@ class Session:
     """Empty only where a folder cannot be read."""
     labels: Path | None = None
     label_table: Path | None = None
+    """Where it is a TSV; a table is made for labels of any other source."""
+    label_rows: tuple[Label, ...] = ()
+    """What the table says, whatever its source."""
+    label_source: str = ""
+    """Kind of the source: bids, itksnap, nnunet, or the tool or atlas whose numbering it is."""
+    label_entities: Mapping[str, str] = field(default_factory=dict)
+    """What the name of the label image says about itself, such as {"seg": "lumbar"}."""
     labels_transform: Path | None = None
     mask: Path | None = None
     opposed: tuple[Opposed, ...] | None = None
