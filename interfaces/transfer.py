@@ -139,8 +139,8 @@ def run(
     and table together are labels that a person can edit and give back.
 
     Raises:
-        DatasetError: `LABEL_TABLE`, `LABEL_SIDES`, `LABEL_GRID`, `LABEL_OUTSIDE`, `LABEL_NOT_INTEGER`, `LABEL_NOT_3D`,
-            `TRANSFORM_UNREADABLE`, `IMAGE_UNREADABLE`.
+        DatasetError: `LABEL_TABLE`, `LABEL_SIDES`, `LABEL_GRID`, `LABEL_OUTSIDE`, `LABEL_NOT_INTEGER`,
+            `LABEL_NOT_3D`, `TRANSFORM_UNREADABLE`, `IMAGE_UNREADABLE`.
     """
     grid = grid_of(open_image(dwi))
     values, label_grid = _read_labels_3d(labels)
