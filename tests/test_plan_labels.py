@@ -12,6 +12,7 @@ import pytest
 import skeleton
 from skeleton import build, settings
 
+from somite.dataset.regions import carries
 from somite.errors import Problem
 from somite.plan import Session, deep_check, make_plan
 from somite.segments import Segment
@@ -176,3 +177,14 @@ def test_transferred_labels_go_before_those_in_another_space_and_bring_their_tab
     assert after.labels == tmp_path / f"{edited}.nii.gz" and after.labels_transform is None
     assert (after.label_source, after.label_entities["seg"]) == ("bids", "lumbar")
     assert [label.segment for label in after.label_rows] == [label.segment for label in before.label_rows]
+
+
+def test_a_wider_label_carries_a_part_but_never_a_side() -> None:
+    whole = [Segment("multifidus", "R"), Segment("disc", "midline", "L4-L5")]
+    assert carries(whole, Segment("multifidus", "R", "L4-L5"))
+    assert carries(whole, Segment("disc", "midline", "L4-L5", "np"))
+    assert not carries(whole, Segment("multifidus", "L", "L4-L5"))
+    assert not carries([Segment("multifidus")], Segment("multifidus", "R"))
+    assert not carries([Segment("multifidus", "midline")], Segment("multifidus", "R"))
+    assert not carries(whole, Segment("disc", "midline", "L5-S1", "np"))
+    assert not carries([Segment("disc", "midline", "L4-L5", "np")], Segment("disc", "midline", "L4-L5"))

@@ -203,3 +203,19 @@ def test_labels_that_get_lost_are_named(tmp_path: Path, files) -> None:
     (warning,) = context.warnings
     assert warning.code == "LABEL_LOST" and "91, 92" in warning.found
     assert context.numbers == {"labels_found": 3.0, "labels_lost": 2.0}
+
+
+def test_labels_on_the_wrong_side_are_not_moved(tmp_path: Path, files) -> None:
+    """Label 3 lies about x = 12 mm, label 7 about x = 8 mm."""
+    rows = "3\tthree\tgracilis\tL\n7\tseven\tgracilis\tR\n40\tforty\tx\tn/a\n"
+    files["label_table"].write_text("index\tname\tregion\tside\n" + rows)
+    move = write_affine(tmp_path / "move.tfm", MOVE)
+    fails(tmp_path, "LABEL_SIDES", **files, labels_transform=move)
+
+
+def test_a_label_that_may_be_on_the_wrong_side_is_told_and_moved(tmp_path: Path, files) -> None:
+    files["label_table"].write_text("index\tname\tside\n3\tthree\tL\n7\tseven\t\n40\tforty\t\n")
+    found, context = run(tmp_path, **files, labels_transform=write_affine(tmp_path / "move.tfm", MOVE))
+    assert found.any() and [warning.code for warning in context.warnings] == ["LABEL_SIDE_DOUBTFUL"]
+    table = (tmp_path / "out" / "labels_dwi.tsv").read_text()
+    assert table.startswith("index\tname\tregion\tside\tlevel\tsegment\n3\tthree\tthree\tL\tn/a\tn/a\n")
