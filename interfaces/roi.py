@@ -1,191 +1,51 @@
 """Measure segments: one row per segment, metric and statistic, and a reason where there is no value.
 
-Weighting, partial volume, erosion and profiles along a segment are not looked at here.
+The segments are those of a label image and those of 4D weights (fibre densities, probabilities). Cutting
+labels into segments, and profiles along one, are other steps.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, fields
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from somite import __version__, estimates, images
+from somite import __version__, images
 from somite.errors import DatasetError, Problem
-from somite.estimates import Estimate, Vector
-from somite.registry import Bval, Context, Labels, LabelTable, Mask, StepConfig, step
-from somite.segments import (
-    METRICS,
-    MetricName,
-    Segment,
-    SegmentGroup,
-    StatisticName,
-    by_segment,
-    expand,
-    read_label_table,
-    write_table,
+from somite.estimates import Vector
+from somite.gradients import Gradients
+from somite.interfaces.eddy import slice_axis_of
+from somite.measure import Floor, MeasureOptions, Row, measure, not_measured
+from somite.noise_floor import Scheme, noise_floor
+from somite.registry import Bval, Bvec, Context, Labels, LabelTable, Mask, Scan, step
+from somite.segments import Segment, SegmentGroup, by_segment, read_label_table, write_table
+from somite.selection import (
+    Selection,
+    check_grid,
+    expected_segments,
+    read_flags,
+    select_labels,
+    select_weights,
 )
-
-Row = dict[str, object]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+from somite.sensitivity import SENSITIVITY_SCHEMA, sensitivity
 
 
-class Config(StepConfig):
+class Config(MeasureOptions):
     """What to measure, and what makes a segment doubtful."""
 
     segments: tuple[SegmentGroup, ...] | Literal["all"] = "all"
     """Segments that the table shall hold, measured or not; `all`: those of the label table."""
-    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] = get_args(MetricName)
-    """Metrics, in the order of the rows."""
-    statistics: Annotated[tuple[StatisticName, ...], Field(min_length=1)] = get_args(StatisticName)
-    """Statistics, in the order of the rows; `fa_of_mean_eigenvalues` has only its `mean`, and always."""
-    min_voxels: int = Field(3, ge=1)
-    """Voxels with a tensor fit below which a segment is not measured."""
-    no_fit_warn_fraction: Fraction = 0.0
-    """Fraction of a segment's voxels without a fit above which it is marked `warn`."""
-    no_fit_fail_fraction: Fraction = 0.5
-    """Fraction of a segment's voxels without a fit above which it is marked `fail`."""
-    nonpositive_warn_fraction: Fraction = 0.05
-    """Fraction of the fitted voxels with an eigenvalue not positive above which it is marked `warn`."""
-    nonpositive_fail_fraction: Fraction = 0.5
-    """Fraction of the fitted voxels with an eigenvalue not positive above which it is marked `fail`."""
-    snr_warn: float = Field(0.0, ge=0)
-    """Mean SNR at b=0 below which a segment is marked `warn`; 0: no limit."""
-    snr_fail: float = Field(0.0, ge=0)
-    """Mean SNR at b=0 below which a segment is marked `fail`; 0: no limit."""
-
-    @field_validator("metrics", "statistics")
-    @classmethod
-    def _each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"given twice: {', '.join(twice)}")
-        return names
-
-
-_MAPS = ("fa", "md", "ad", "rd", "s0", "residual")
-_ESTIMATES = {"mean": estimates.mean, "sd": estimates.sd, "median": estimates.median, "iqr": estimates.iqr}
-
-
-def pairs(config: Config) -> Iterator[tuple[MetricName, StatisticName]]:
-    """Metric and statistic of each row of a segment."""
-    for metric in config.metrics:
-        own = METRICS[metric].statistics
-        for statistic in own if len(own) == 1 else config.statistics:
-            yield metric, statistic
-
-
-def estimate(voxels: Mapping[str, Vector], metric: MetricName, statistic: StatisticName) -> Estimate:
-    """One statistic of ascending values `voxels[metric]` (n,), or of `voxels["eigenvalues"]` (n, 3)."""
-    if metric == "fa_of_mean_eigenvalues":
-        return estimates.fa_of_mean_eigenvalues(voxels["eigenvalues"])
-    return _ESTIMATES[statistic](voxels[metric])
-
-
-def fitted(voxels: Mapping[str, Vector]) -> NDArray[np.bool_]:
-    """Which voxels (n,) have a tensor fit: inside the mask, every map finite, not all eigenvalues 0."""
-    eigenvalues = voxels["eigenvalues"]
-    fit = (voxels["mask"] > 0) & eigenvalues.any(1) & np.isfinite(eigenvalues).all(1)
-    for name in _MAPS:
-        fit &= np.isfinite(voxels[name])
-    return fit
-
-
-def snr_of(voxels: Mapping[str, Vector]) -> float:
-    """Mean of the b=0 signal over the noise's standard deviation, where that is known; NaN where nowhere.
-
-    The fit may be of the series without its bias field, the noise is that of the series with it.
-    """
-    s0, sigma = voxels["s0"] * voxels.get("bias_field", 1.0), voxels["noise_sigma"]
-    known = np.isfinite(sigma) & (sigma > 0)
-    return float(np.sort(s0[known] / sigma[known]).mean()) if known.any() else math.nan
-
-
-def verdict(no_fit: float, nonpositive: float, snr: float, config: Config) -> tuple[str, str]:
-    """`qc_status` and `qc_flags` of a measured segment, from two fractions and the SNR."""
-    low_snr = not snr >= max(config.snr_warn, config.snr_fail) and config.snr_warn + config.snr_fail > 0
-    flags = [
-        f"no_fit={no_fit:.3g}" if no_fit > 0 else "",
-        f"nonpositive={nonpositive:.3g}" if nonpositive > 0 else "",
-        ("no_snr" if math.isnan(snr) else "low_snr") if low_snr else "",
-    ]
-    fail = (
-        no_fit > config.no_fit_fail_fraction
-        or nonpositive > config.nonpositive_fail_fraction
-        or snr < config.snr_fail
-    )
-    warn = no_fit > config.no_fit_warn_fraction or nonpositive > config.nonpositive_warn_fraction or low_snr
-    return "fail" if fail else "warn" if warn else "pass", ";".join(flag for flag in flags if flag)
-
-
-def measure(voxels: Mapping[str, Vector], config: Config, reason: str = "") -> list[Row]:
-    """The rows of one segment: the columns metric to n_voxels, snr, and qc_status to reason.
-
-    Args:
-        voxels: every voxel of the segment, in any order, in the units of the maps: fa, md, ad, rd, s0,
-            residual, nonpositive, noise_sigma, mask, bias_field if any (n,), eigenvalues (n, 3) in mm2/s.
-        config: what to measure, and the limits.
-        reason: why the segment has no voxel, where it has none.
-    """
-    fit = fitted(voxels)
-    n, n_all = int(fit.sum()), fit.size
-    if not reason and n < config.min_voxels:
-        reason = f"{n} of {n_all} voxels have a tensor fit, min_voxels is {config.min_voxels}"
-    if reason:
-        common: Row = {"n_voxels": n} | _not_measured(reason)
-        return [
-            {"metric": metric, "statistic": statistic, "unit": METRICS[metric].unit, **common}
-            for metric, statistic in pairs(config)
-        ]
-    kept = {name: values[fit] for name, values in voxels.items()}
-    snr = snr_of(kept)
-    status, flags = verdict((n_all - n) / n_all, float((kept["nonpositive"] > 0).mean()), snr, config)
-    common = {"n_voxels": n, "snr": snr, "qc_status": status, "qc_flags": flags}
-    # Ascending: what the order statistics want, and a sum that does not depend on the order of the voxels.
-    ordered = {name: values if name == "eigenvalues" else np.sort(values) for name, values in kept.items()}
-    return [
-        common | _row(metric, statistic, estimate(ordered, metric, statistic), n)
-        for metric, statistic in pairs(config)
-    ]
-
-
-def _row(metric: MetricName, statistic: StatisticName, found: Estimate, n: int) -> Row:
-    scale, unit = METRICS[metric].scale, METRICS[metric].unit
-    if math.isnan(found.value):
-        reason = f"{statistic} is not defined for {n} voxel"
-        return {"metric": metric, "statistic": statistic, "unit": unit} | _not_measured(reason)
-    return {
-        "metric": metric,
-        "statistic": statistic,
-        "value": found.value * scale,
-        "se": found.se * scale,
-        "ci_low": found.ci_low * scale,
-        "ci_high": found.ci_high * scale,
-        "unit": unit,
-    }
-
-
-def _not_measured(reason: str) -> Row:
-    return {"qc_status": "fail", "qc_flags": "not_measured", "reason": reason}
-
-
-def locate(labels: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-    """Where the labelled voxels lie (n,), as indices in Fortran order, and their labels (n,), ascending."""
-    flat = np.reshape(labels, -1, order="F")
-    where = np.flatnonzero(flat)
-    order = np.argsort(flat[where], kind="stable")
-    return where[order], flat[where[order]]
-
-
-def positions(values: NDArray[np.int32], indices: Iterable[int]) -> NDArray[np.intp]:
-    """Where ascending `values` (n,) are one of `indices`."""
-    spans = [np.searchsorted(values, (index, index + 1)) for index in indices]
-    return np.concatenate([np.arange(0), *(np.arange(first, end) for first, end in spans)])
+    min_weight: float = Field(0.0, ge=0, lt=1)
+    """Weights of a fibre density or a probability up to this count as 0."""
 
 
 def shells(bvals: Vector) -> list[int]:
@@ -198,40 +58,10 @@ def shells(bvals: Vector) -> list[int]:
     return [5 * round(float(np.median(group)) / 5) for group in groups if group.size]
 
 
-@dataclass(frozen=True)
-class Expected:
-    """A segment that the table shall hold: the labels that carry it, or why there is none."""
-
-    segment: Segment
-    indices: tuple[int, ...] = ()
-    reason: str = ""
-
-
-def expected_segments(
-    config: Config, table: Mapping[Segment, tuple[int, ...]] | None, *, has_image: bool
-) -> list[Expected]:
-    """The segments of the rows, in order: those of the configuration, or all of the label table.
-
-    Args:
-        config: the segments expected.
-        table: segment -> its labels; None where there is no label table.
-        has_image: whether there is a label image.
-    """
-    named = table or {}
-    segments = tuple(named) if config.segments == "all" else expand(config.segments)
-    if not has_image:
-        return [Expected(segment, reason="no label image") for segment in segments]
-    no_label = "no label of this segment in the label table"
-    return [
-        Expected(segment, named[segment]) if segment in named else Expected(segment, reason=no_label)
-        for segment in segments
-    ]
-
-
 def nothing(*, has_image: bool) -> Row:
     """The one row of a session for which no segment can be named."""
     reason = "the label table names no label" if has_image else "no label image and no label table"
-    return _not_measured(reason)
+    return not_measured(reason)
 
 
 _IDENTITY = (
@@ -246,9 +76,17 @@ _IDENTITY = (
     "pipeline_version",
 )
 Map = Annotated[Path, "Map of the tensor fit, NIfTI on the grid of the labels; diffusivities in mm2/s"]
+Weights = Annotated[Path, "Weights of segments, 4D NIfTI on the grid of the DWI, 0 to 1"]
+WeightTable = Annotated[Path, "Table of the weights, TSV as of labels; index: the volume, counted from 1"]
 
 
-@step(makes={"segments": "Segments: a row per segment, metric and statistic, TSV"}, dwi_copies=1.0)
+@step(
+    makes={
+        "segments": "Segments: a row per segment, metric and statistic, TSV",
+        "sensitivity": "The same measures without border or doubtful voxels, TSV: a row per variant",
+    },
+    dwi_copies=1.0,
+)
 def run(
     *,
     fa: Map,
@@ -262,21 +100,31 @@ def run(
     noise_sigma: Annotated[Path, "Standard deviation of the noise, 3D NIfTI"],
     mask: Mask,
     bval: Bval,
+    bvec_used: Bvec | None = None,
     labels_dwi: Labels | None = None,
     label_table: LabelTable | None = None,
+    tract_density: Weights | None = None,
+    tract_table: WeightTable | None = None,
+    probabilities_dwi: Weights | None = None,
+    probability_table: WeightTable | None = None,
     bias_field: Annotated[Path, "Bias field that the series was divided by, 3D NIfTI"] | None = None,
+    perfusion_fraction: Annotated[Path, "Perfusion fraction, 3D NIfTI"] | None = None,
+    fat_fraction: Annotated[Path, "Fat fraction, 3D NIfTI on the grid of the DWI, 0 to 1"] | None = None,
+    outliers: Annotated[Path, "Slices that lost signal, TSV: volume, slice, z, replaced"] | None = None,
+    motion: Annotated[Path, "Motion of each volume, TSV"] | None = None,
+    scan: Scan | None = None,
     identity: Annotated[Path, "Whose scan it is, JSON: columns of the table"] | None = None,
     config: Config,
     context: Context,
-) -> Path:
+) -> tuple[Path, Path]:
     """Measure every expected segment.
 
     Raises:
-        DatasetError: `LABEL_TABLE` (see `read_label_table`), also for a label image without a table;
-            `LABEL_NOT_INTEGER`; `LABEL_GRID` and `IMAGE_GRID`, a label image or a map that does not lie on
-            the grid of the FA map.
+        DatasetError: `LABEL_TABLE` (see `read_label_table`), also for a label image or weights without a
+            table; `LABEL_NOT_INTEGER`; `LABEL_GRID` and `IMAGE_GRID`, a label image or a map that does not
+            lie on the grid of the FA map; and those of `select_weights`.
     """
-    maps = {
+    maps: dict[str, Path | None] = {
         "fa": fa,
         "md": md,
         "ad": ad,
@@ -284,69 +132,142 @@ def run(
         "s0": s0,
         "residual": residual,
         "eigenvalues": eigenvalues,
+        "nonpositive": nonpositive,
+        "noise_sigma": noise_sigma,
+        "mask": mask,
+        "bias_field": bias_field,
+        "perfusion_fraction": perfusion_fraction,
+        "fat_fraction": fat_fraction,
     }
-    maps |= {"nonpositive": nonpositive, "noise_sigma": noise_sigma, "mask": mask}
-    maps |= {} if bias_field is None else {"bias_field": bias_field}
-    table = None if label_table is None else by_segment(read_label_table(label_table))
-    if labels_dwi is not None and table is None:
-        raise DatasetError(_no_table(labels_dwi))
     grid = images.grid_of(images.open_image(fa))
-    where, values = _read_located(labels_dwi, grid)
-    voxels = {name: _read_at(path, where, grid) for name, path in maps.items()}
-    expected = expected_segments(config, table, has_image=labels_dwi is not None)
-    rows = [] if expected else [nothing(has_image=labels_dwi is not None)]
-    reasons = {Segment(""): str(row["reason"]) for row in rows}
-    for one in expected:
-        here = positions(values, one.indices)
-        reason = one.reason or ("" if here.size else "no voxel of its label in the label image")
-        found = measure({name: data[here] for name, data in voxels.items()}, config, reason)
-        place = asdict(one.segment) | {"volume_mm3": here.size * grid.voxel_mm3}
-        rows += [place | row for row in found]
-        reasons[one.segment] = "" if any("value" in row for row in found) else str(found[0]["reason"])
-    unnamed = set(values.tolist()).difference(*(table or {}).values())
-    _tell(context, reasons, unnamed, str(labels_dwi or ""))
-    session = _session(identity) | {"b_used": ";".join(map(str, shells(np.loadtxt(bval, ndmin=1).ravel())))}
-    return write_table(context.folder / "segments.tsv", (session | row for row in rows))
+    table = None if label_table is None else by_segment(read_label_table(label_table))
+    if labels_dwi is not None and (table is None or label_table is None):
+        raise DatasetError(_no_table(labels_dwi, "label image"))
+    told = {} if label_table is None else read_flags(label_table)
+    labels = None if labels_dwi is None else _read_labels(labels_dwi, grid)
+    expected = expected_segments(config.segments, table, has_image=labels is not None)
+    selections, values = select_labels(expected, labels, told)
+    for extraction, weighting, weights, names in (
+        ("tract", "density", tract_density, tract_table),
+        ("prob", "probability", probabilities_dwi, probability_table),
+    ):
+        if weights is not None and names is None:
+            raise DatasetError(_no_table(weights, "image of weights"))
+        if weights is not None and names is not None:
+            selections += select_weights(
+                weights, names, grid, extraction=extraction, weighting=weighting, least=config.min_weight
+            )
+    bvals = np.loadtxt(bval, ndmin=1, dtype=np.float64).ravel()
+    session = session_of(identity) | {"b_used": ";".join(map(str, shells(bvals)))}
+    read = {name: _read(path, grid) for name, path in maps.items() if path is not None}
+    if outliers is not None and motion is not None and scan is not None:
+        read |= _lost_slices(outliers, motion, json.loads(scan.read_text()), grid, context)
+    floor = None if bvec_used is None else floor_of(bvals, bvec_used, str(session.get("model", "")))
+    rows, again = _measure_all(selections, read, config, floor, grid.voxel_mm3)
+    reasons = _reasons(selections, rows)
+    if not rows:
+        lone = nothing(has_image=labels is not None)
+        rows, reasons = [lone], {"n/a": str(lone["reason"])}
+    _tell(context, reasons, values.difference(*(table or {}).values()), str(labels_dwi or ""))
+    return (
+        write_table(context.folder / "segments.tsv", (session | row for row in rows)),
+        write_table(
+            context.folder / "sensitivity.tsv",
+            (_within(session) | row for row in again),
+            SENSITIVITY_SCHEMA,
+        ),
+    )
 
 
-def _session(identity: Path | None) -> Row:
+def _measure_all(
+    selections: Sequence[Selection],
+    maps: Mapping[str, NDArray[np.float32]],
+    config: Config,
+    floor: Floor | None,
+    voxel_mm3: float,
+) -> tuple[list[Row], list[Row]]:
+    """The rows of all segments, and those of their variants."""
+    rows: list[Row] = []
+    again: list[Row] = []
+    for one in selections:
+        voxels: dict[str, Vector] = {name: _at(data, one.where) for name, data in maps.items()}
+        volume = float(len(one.where))
+        if one.weight is not None:
+            voxels["weight"], volume = one.weight, float(np.sort(one.weight).sum())
+        found = measure(voxels, config, one.reason, floor, one.told)
+        place = asdict(one.segment) | {"extraction": one.extraction, "weighting": one.weighting}
+        rows += [place | {"volume_mm3": volume * voxel_mm3} | row for row in found]
+        more = sensitivity(voxels, one.border, config, found, one.reason)
+        again += [place | row for row in more]
+    return rows, again
+
+
+def floor_of(bvals: Vector, bvec: Path, model: str) -> Floor | None:
+    """The noise floor of FA of these gradients; None where they do not determine a tensor.
+
+    Args:
+        bvals: (n,) s/mm2.
+        bvec: their directions.
+        model: method of the fit; `ols` and `dtifit` are without weights, all others are taken as `wls`.
+    """
+    directions = np.loadtxt(bvec, ndmin=2, dtype=np.float64).T
+    scheme = Scheme.of(Gradients(bvals, directions), ols=model in ("ols", "dtifit"))
+    return partial(noise_floor, scheme) if scheme.determined else None
+
+
+def session_of(identity: Path | None) -> Row:
     """The columns that all rows of a session share."""
     given = {} if identity is None else json.loads(identity.read_text(encoding="utf-8"))
     own = {"weighting": "uniform", "extraction": "label", "space": "dwi", "pipeline_version": __version__}
     return own | {name: given[name] for name in _IDENTITY if given.get(name)}
 
 
-def _read_located(path: Path | None, grid: images.Grid) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-    if path is None:
-        return np.zeros(0, np.intp), np.zeros(0, np.int32)
+def _within(session: Row) -> Row:
+    names = {column.name for column in SENSITIVITY_SCHEMA}
+    return {name: value for name, value in session.items() if name in names}
+
+
+def _read_labels(path: Path, grid: images.Grid) -> NDArray[np.int32]:
     labels, own = images.read_labels(path)
-    _check_grid("LABEL_GRID", path, own, grid)
+    check_grid("LABEL_GRID", path, own, grid)
     if labels.size != math.prod(grid.shape):
         raise DatasetError(_not_3d(path, labels.shape))
-    return locate(labels)
+    return labels.reshape(grid.shape, order="F")
 
 
-def _read_at(path: Path, where: NDArray[np.intp], grid: images.Grid) -> Vector:
-    """Values (n,), or (n, volumes) of a 4D image, of the voxels at the Fortran indices `where`."""
+def _read(path: Path, grid: images.Grid) -> NDArray[np.float32]:
+    """Values (voxels, volumes), the voxels in Fortran order."""
     data, own = images.read_float(path)
-    _check_grid("IMAGE_GRID", path, own, grid)
-    flat = np.reshape(data, (math.prod(grid.shape), -1), order="F")
-    values = flat[where].astype(np.float64)
+    check_grid("IMAGE_GRID", path, own, grid)
+    return np.reshape(data, (math.prod(grid.shape), -1), order="F")
+
+
+def _at(data: NDArray[np.float32], where: NDArray[np.intp]) -> Vector:
+    """Values (n,), or (n, volumes) of several, of the voxels at the Fortran indices `where`."""
+    values = data[where].astype(np.float64)
     return values[:, 0] if values.shape[1] == 1 else values
 
 
-def _check_grid(code: str, path: Path, own: images.Grid, grid: images.Grid) -> None:
-    if not own.matches(grid):
-        raise DatasetError(
-            Problem(
-                code,
-                "the image does not lie on the grid of the FA map",
-                where=str(path),
-                found=f"shape {own.shape}, affine {np.round(own.affine, 4).tolist()}",
-                expected=f"shape {grid.shape}, affine {np.round(grid.affine, 4).tolist()}",
-                do="resample it on the grid of the diffusion series, label images with the step transfer",
-            )
-        )
+def _lost_slices(
+    outliers: Path, motion: Path, scan: Mapping[str, Any], grid: images.Grid, context: Context
+) -> dict[str, NDArray[np.float32]]:
+    """`lost`: by voxel (voxels, 1), the fraction of volumes whose slice was lost; empty if nobody looked.
+
+    A method that looks for lost slices also finds motion: where both tables tell nothing, no method did.
+    """
+    lost = [int(row["slice"]) for row in _rows(outliers)]
+    if not lost and not any(float(row["displacement_mm"]) for row in _rows(motion)):
+        return {}
+    axis = slice_axis_of(scan["series"], context)
+    count = np.bincount(lost, minlength=grid.shape[axis])[: grid.shape[axis]] / len(scan["volumes"])
+    along = np.reshape(count, [-1 if i == axis else 1 for i in range(3)])
+    by_voxel = np.broadcast_to(along, grid.shape).reshape((-1, 1), order="F")
+    return {"lost": by_voxel.astype(np.float32)}
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines, delimiter="\t"))
 
 
 def _not_3d(labels: Path, shape: tuple[int, ...]) -> Problem:
@@ -360,17 +281,32 @@ def _not_3d(labels: Path, shape: tuple[int, ...]) -> Problem:
     )
 
 
-def _no_table(labels: Path) -> Problem:
+def _no_table(image: Path, what: str) -> Problem:
     return Problem(
         "LABEL_TABLE",
-        "the label image has no label table",
-        where=str(labels),
+        f"the {what} has no label table",
+        where=str(image),
         expected="a TSV that names its values: index, name, region, side, level, segment",
         do="write it beside the label image, with the same name and the ending .tsv",
     )
 
 
-def _tell(context: Context, reasons: Mapping[Segment, str], unnamed: set[int], labels: str) -> None:
+def _reasons(selections: Sequence[Selection], rows: Sequence[Row]) -> dict[str, str]:
+    """Name of each segment -> why none of its rows has a value, or an empty string."""
+    reasons: dict[tuple[str, ...], str] = {}
+    for row in rows:
+        key = tuple(str(row[name]) for name in (*(f.name for f in fields(Segment)), "extraction"))
+        if reasons.get(key) != "":
+            reasons[key] = "" if "value" in row else reasons.get(key) or str(row["reason"])
+    return {
+        f"{one.segment}{'' if one.extraction == 'label' else f' ({one.extraction})'}": reasons.get(
+            (*astuple(one.segment), one.extraction), one.reason
+        )
+        for one in selections
+    }
+
+
+def _tell(context: Context, reasons: Mapping[str, str], unnamed: set[int], labels: str) -> None:
     """Leave word of segments without a value and of values without a name."""
     missing = [f"{segment} ({reason})" for segment, reason in reasons.items() if reason]
     context.numbers["segments_expected"] = len(reasons)

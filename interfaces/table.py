@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from somite.errors import DatasetError, Problem
+from somite.metrics import METRICS, STATISTICS
 from somite.registry import Context, StepConfig, step
-from somite.segments import COLUMNS, METRICS, NA, SCHEMA, STATISTICS, WIDE_SEPARATOR, dictionary
+from somite.segments import COLUMNS, NA, SCHEMA, WIDE_SEPARATOR, dictionary
 
 SESSION = ("participant_id", "session_id", "run", "site", "protocol", "rater", "roi_source", "model")
 """The columns that have one value in a stats file: together they name a row of the wide table."""

@@ -22,7 +22,18 @@ from somite.segments import read_label_table
 # Column for column the data model of the long table.
 COLUMNS = (
     *("participant_id", "session_id", "run", "site", "protocol", "region", "side", "level", "segment"),
-    *("metric", "statistic", "value", "se", "ci_low", "ci_high", "unit", "n_voxels", "volume_mm3"),
+    *(
+        "metric",
+        "statistic",
+        "value",
+        "se",
+        "ci_low",
+        "ci_high",
+        "unit",
+        "n_voxels",
+        "n_effective",
+        "volume_mm3",
+    ),
     *("weighting", "extraction", "space", "rater", "roi_source", "model", "b_used", "snr", "fat_fraction"),
     *("qc_status", "qc_flags", "reason", "pipeline_version"),
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from somite import images, registry, segments
+from somite import images, registry, segments, selection
 from somite.errors import DatasetError
 from somite.images import Grid
 from somite.interfaces import roi
@@ -26,8 +26,8 @@ TABLE = """index\tname\tregion\tside\tlevel\tsegment
 2\tL5 left, second half\tnerve_root\tL\tL5\tforaminal_drg
 7\tL5 right\tnerve_root\tR\tL5\tforaminal_drg
 """
-ROWS = 6 * 4 + 1
-"""Rows of a segment: six metrics of four statistics, and fa_of_mean_eigenvalues."""
+ROWS = 7 * 4 + 3
+"""Rows of a segment: seven metrics of four statistics, FA of the mean eigenvalues and two fractions."""
 
 Row = dict[str, str]
 Arrays = dict[str, np.ndarray]
@@ -108,7 +108,7 @@ def test_every_segment_of_the_table_has_every_row(tmp_path: Path) -> None:
     )
     assert (
         len({(*place, row["metric"], row["statistic"]) for place, row in zip(places, rows, strict=True)})
-        == 75
+        == 3 * ROWS
     )
     assert context.numbers == {"segments_expected": 3, "segments_measured": 2}
 
@@ -117,9 +117,9 @@ def test_values_are_those_of_numpy_in_the_units_of_the_table(tmp_path: Path) -> 
     arrays = scan()
     rows, _ = measure(tmp_path, arrays)
     inside = np.isin(arrays["labels_dwi"], (2, 4))
-    for metric, about in segments.METRICS.items():
-        if metric == "fa_of_mean_eigenvalues":
-            continue
+    metrics: tuple[segments.MetricName, ...] = ("fa", "md", "ad", "rd", "s0", "residual")
+    for metric in metrics:
+        about = segments.METRICS[metric]
         x = arrays[metric][inside].astype(float) * about.scale
         expected = {
             "mean": x.mean(),
@@ -405,17 +405,17 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 def test_segments_of_the_configuration_keep_its_order() -> None:
     config = roi.Config(segments=(SegmentGroup(region="b"), SegmentGroup(region="a")))
-    found = roi.expected_segments(config, {}, has_image=True)
+    found = selection.expected_segments(config.segments, {}, has_image=True)
     assert [one.segment.region for one in found] == ["b", "a"]
 
 
 def test_positions_of_labels_among_sorted_values() -> None:
-    where, values = roi.locate(np.array([[[0, 5]], [[3, 5]]], np.int32))
+    where, values = selection.locate(np.array([[[0, 5]], [[3, 5]]], np.int32))
     assert values.tolist() == [3, 5, 5]
     assert where.tolist() == [1, 2, 3]
-    assert roi.positions(values, (5, 4)).tolist() == [1, 2]
-    assert roi.positions(values, (5, 3)).tolist() == [1, 2, 0]
-    assert roi.positions(values, ()).tolist() == []
+    assert selection.positions(values, (5, 4)).tolist() == [1, 2]
+    assert selection.positions(values, (5, 3)).tolist() == [1, 2, 0]
+    assert selection.positions(values, ()).tolist() == []
 
 
 @pytest.mark.parametrize(

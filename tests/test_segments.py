@@ -14,8 +14,8 @@ from somite.errors import DatasetError
 from somite.segments import Label, Segment, SegmentGroup
 
 ORDER = """participant_id session_id run site protocol region side level segment metric statistic
-value se ci_low ci_high unit n_voxels volume_mm3 weighting extraction space rater roi_source model b_used snr
-fat_fraction qc_status qc_flags reason pipeline_version"""
+value se ci_low ci_high unit n_voxels n_effective volume_mm3 weighting extraction space rater roi_source
+model b_used snr fat_fraction qc_status qc_flags reason pipeline_version"""
 
 
 def write(folder: Path, text: str, encoding: str = "utf-8") -> Path:

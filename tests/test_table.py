@@ -24,6 +24,9 @@ PLACES = (
 )
 NUMBERS = {column.name for column in segments.SCHEMA if column.kind != "text"}
 
+ROWS = sum(len(about.statistics) for about in METRICS.values())
+"""Of a segment with every metric."""
+
 Row = dict[str, object]
 
 
@@ -95,14 +98,14 @@ def test_the_long_table_holds_all_rows_session_by_session(tmp_path: Path, cohort
     names, rows = read(made["segments_table"])
     assert tuple(names) == COLUMNS
     expected = [row for i in (3, 1, 0, 2) for row in read(cohort[i])[1]]
-    assert len(rows) == len(expected) == 50 + 75 + 75 + 1
+    assert len(rows) == len(expected) == 8 * ROWS + 1
     for row, other in zip(rows, expected, strict=True):
         for name in COLUMNS:
             if name in NUMBERS and row[name] != "n/a":
                 assert float(row[name]) == float(other[name])
             else:
                 assert row[name] == other[name]
-    assert context.numbers == {"sessions": 4, "rows": 201}
+    assert context.numbers == {"sessions": 4, "rows": 8 * ROWS + 1}
 
 
 def test_parquet_holds_the_same_with_types(tmp_path: Path, cohort: list[Path]) -> None:
@@ -150,10 +153,10 @@ def test_wide_columns_go_by_segment_then_metric_then_statistic(tmp_path: Path, c
     made, _ = run(tmp_path / "out", *cohort)
     columns = read(made["segments_wide"])[0][len(table.SESSION) :]
     assert [table.measure_of(column)[2] for column in columns] == (
-        ["canal"] * 25 + ["gracilis"] * 25 + ["nerve_root"] * 25
+        ["canal"] * ROWS + ["gracilis"] * ROWS + ["nerve_root"] * ROWS
     )
     own = [(m, s) for m, about in METRICS.items() for s in about.statistics]
-    assert [table.measure_of(column)[:2] for column in columns[:25]] == own
+    assert [table.measure_of(column)[:2] for column in columns[:ROWS]] == own
 
 
 @pytest.mark.parametrize(
@@ -315,9 +318,9 @@ def test_one_column_of_the_wide_table_has_one_unit(tmp_path: Path) -> None:
 
 
 def test_sessions_fill_several_groups_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "_ROWS_PER_GROUP", 100)
+    monkeypatch.setattr(table, "_ROWS_PER_GROUP", 4 * ROWS)
     paths = [write_table(tmp_path / f"{i}.tsv", session_rows(f"sub-{i:02}", i)) for i in range(5)]
     made, _ = run(tmp_path / "out", *paths)
     found: Mapping[str, list[object]] = pq.read_table(made["segments_parquet"]).to_pydict()
     assert pq.ParquetFile(made["segments_parquet"]).num_row_groups == 3
-    assert found["participant_id"] == [f"sub-{i:02}" for i in range(5) for _ in range(75)]
+    assert found["participant_id"] == [f"sub-{i:02}" for i in range(5) for _ in range(3 * ROWS)]

@@ -31,13 +31,13 @@ class Estimate:
 
 
 _LEVEL = 0.95
-_UPPER = (1 + _LEVEL) / 2
-_MCKEAN_SCHRADER_Z = float(special.ndtri(0.995))
+UPPER = (1 + _LEVEL) / 2
+MCKEAN_SCHRADER_Z = float(special.ndtri(0.995))
 
 
 def _around(value: float, se: float, n: int) -> Estimate:
     """The interval of Student's t with n - 1 degrees of freedom."""
-    half = float(special.stdtrit(n - 1, _UPPER)) * se
+    half = float(special.stdtrit(n - 1, UPPER)) * se
     return Estimate(value, se, value - half, value + half)
 
 
@@ -53,7 +53,7 @@ def sd(x: Vector) -> Estimate:
     if x.size < 2:
         return Estimate(math.nan)
     n, value = x.size, float(x.std(ddof=1))
-    low, high = special.chdtri(n - 1, (1 - _UPPER, _UPPER))
+    low, high = special.chdtri(n - 1, (1 - UPPER, UPPER))
     root = math.sqrt(n - 1)
     return Estimate(value, value / (math.sqrt(2) * root), value * root / low**0.5, value * root / high**0.5)
 
@@ -67,10 +67,10 @@ def quantile_se(x: Vector, q: float) -> float:
     """
     n = x.size
     spread = math.sqrt(n * q * (1 - q))
-    centre, half = n * q + 0.5, _MCKEAN_SCHRADER_Z * spread
+    centre, half = n * q + 0.5, MCKEAN_SCHRADER_Z * spread
     low, high = round(centre - half), round(centre + half)
     if low >= 1 and high <= n:
-        return float(x[high - 1] - x[low - 1]) / (2 * _MCKEAN_SCHRADER_Z)
+        return float(x[high - 1] - x[low - 1]) / (2 * MCKEAN_SCHRADER_Z)
     low, high = max(low, 1), min(high, n)
     return float(x[high - 1] - x[low - 1]) * spread / (high - low)
 
@@ -90,8 +90,8 @@ def median(x: Vector) -> Estimate:
 
 def _rank_of_median(n: int) -> int:
     """Largest k for which the k-th values from below and above hold the median with 95 %; 0 for none."""
-    k = math.ceil(special.bdtrik(1 - _UPPER, n, 0.5))
-    while k > 0 and special.bdtr(k - 1, n, 0.5) > 1 - _UPPER:
+    k = math.ceil(special.bdtrik(1 - UPPER, n, 0.5))
+    while k > 0 and special.bdtr(k - 1, n, 0.5) > 1 - UPPER:
         k -= 1
     return k
 

@@ -17,11 +17,12 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from somite.errors import DatasetError, Problem
+from somite.metrics import DIFFUSIVITY, STATISTICS
+from somite.metrics import METRICS as METRICS
+from somite.metrics import MetricName as MetricName
 from somite.zones import zone_of
 
 Side = Literal["L", "R", "midline", ""]
-MetricName = Literal["fa", "md", "ad", "rd", "fa_of_mean_eigenvalues", "s0", "residual"]
-StatisticName = Literal["mean", "sd", "median", "iqr"]
 
 NA = "n/a"
 """How BIDS writes a value that is not there."""
@@ -222,47 +223,6 @@ def _label_problem(what: str, where: str, found: object, expected: object) -> Pr
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric of the table."""
-
-    description: str
-    unit: str
-    """As written in the table."""
-    scale: float = 1.0
-    """Value in the table / value in the map: the maps of diffusivity are in mm2/s."""
-    statistics: tuple[StatisticName, ...] = ("mean", "sd", "median", "iqr")
-    """The statistics that the metric has."""
-
-
-DIFFUSIVITY = "1e-3 mm2/s"
-"""Unit of the diffusivities in the table: water at 37 C has about 3."""
-
-METRICS: Mapping[MetricName, Metric] = {
-    "fa": Metric("Fractional anisotropy", "1"),
-    "md": Metric("Mean diffusivity (apparent diffusion coefficient, trace/3)", DIFFUSIVITY, 1e3),
-    "ad": Metric("Axial diffusivity, the largest eigenvalue", DIFFUSIVITY, 1e3),
-    "rd": Metric("Radial diffusivity, the mean of the two smaller eigenvalues", DIFFUSIVITY, 1e3),
-    "fa_of_mean_eigenvalues": Metric(
-        "Fractional anisotropy of the three eigenvalues, each averaged over the segment: not the mean of the "
-        "voxels' fractional anisotropy, which noise raises more",
-        "1",
-        statistics=("mean",),
-    ),
-    "s0": Metric("Signal at b=0 from the fit, in the units of the scanner", "arbitrary"),
-    "residual": Metric("Residual of the tensor fit: root mean square over the volumes, over S0", "1"),
-}
-
-STATISTICS: Mapping[StatisticName, str] = {
-    "mean": "Arithmetic mean over the voxels; interval from Student's t",
-    "sd": "Standard deviation over the voxels (n - 1); interval from chi-square, for a normal distribution",
-    "median": "Median over the voxels; standard error after McKean and Schrader (1984), interval between "
-    "order statistics (binomial, at least 95 %, none below 6 voxels)",
-    "iqr": "Third minus first quartile (linear interpolation); standard error from those of the quartiles "
-    "and their asymptotic correlation of 1/3",
-}
-
-
-@dataclass(frozen=True)
 class Column:
     """A column of the table."""
 
@@ -313,8 +273,27 @@ SCHEMA: tuple[Column, ...] = (
         },
     ),
     Column("n_voxels", "count", "Voxels that the value rests on: those of the segment with a tensor fit"),
-    Column("volume_mm3", "number", "Volume of all voxels of the segment, with and without a fit", "mm3"),
-    Column("weighting", "text", "Weights of the voxels", levels={"uniform": "every voxel counts alike"}),
+    Column(
+        "n_effective",
+        "number",
+        "Number of equal voxels that would tell as much, (sum w)^2 / sum w^2: se and interval rest on it",
+    ),
+    Column(
+        "volume_mm3",
+        "number",
+        "Volume of all voxels of the segment, with and without a fit, each counted with its weight",
+        "mm3",
+    ),
+    Column(
+        "weighting",
+        "text",
+        "Weights of the voxels",
+        levels={
+            "uniform": "every voxel counts alike",
+            "density": "each by the density of the tracked fibres",
+            "probability": "each by its probability to belong to the segment",
+        },
+    ),
     Column(
         "extraction",
         "text",
@@ -349,7 +328,9 @@ SCHEMA: tuple[Column, ...] = (
         "Grounds for the verdict, joined by ;. not_measured: the column reason says why. no_fit=x: fraction "
         "of the segment's voxels outside the mask or without a finite fit, left out of the value. "
         "nonpositive=x: fraction of the fitted voxels with an eigenvalue that is not positive, kept in the "
-        "value. low_snr, no_snr: snr below a limit of the configuration, or not known",
+        "value. low_snr, no_snr: snr below a limit of the configuration, or not known. fat=x: mean fat "
+        "fraction above its limit. fat_suspect=x: fraction of voxels with an MD as low as that of fat above "
+        "its limit. Others come from the table of the segments: clipped and the like",
     ),
     Column("reason", "text", "Why there is no value; n/a where there is one"),
     Column("pipeline_version", "text", "Version of Somite"),
@@ -358,10 +339,10 @@ COLUMNS: tuple[str, ...] = tuple(column.name for column in SCHEMA)
 """The columns of the long table, in order."""
 
 
-def dictionary() -> dict[str, dict[str, Any]]:
-    """The data dictionary of the long table in the style of BIDS: name -> Description, Units, Levels."""
+def dictionary(schema: Iterable[Column] = SCHEMA) -> dict[str, dict[str, Any]]:
+    """The data dictionary of a table in the style of BIDS: name -> Description, Units, Levels."""
     entries: dict[str, dict[str, Any]] = {}
-    for column in SCHEMA:
+    for column in schema:
         entries[column.name] = {"Description": column.description}
         if column.units:
             entries[column.name]["Units"] = column.units
@@ -380,16 +361,17 @@ def field_text(value: object) -> str:
     return NA if value is None else " ".join(str(value).split()) or NA
 
 
-def write_table(path: Path, rows: Iterable[Mapping[str, object]]) -> Path:
-    """Write rows with the columns of the long table as TSV; a column that a row lacks is `n/a`.
+def write_table(path: Path, rows: Iterable[Mapping[str, object]], schema: Iterable[Column] = SCHEMA) -> Path:
+    """Write rows with the columns of a schema as TSV; a column that a row lacks is `n/a`.
 
     Raises:
         ValueError: a row has a key that is not a column.
     """
-    lines = ["\t".join(COLUMNS)]
+    columns = [column.name for column in schema]
+    lines = ["\t".join(columns)]
     for row in rows:
-        if unknown := row.keys() - set(COLUMNS):
+        if unknown := row.keys() - set(columns):
             raise ValueError(f"not columns of the table: {', '.join(sorted(unknown))}")
-        lines.append("\t".join(field_text(row.get(name)) for name in COLUMNS))
+        lines.append("\t".join(field_text(row.get(name)) for name in columns))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
     return path
