@@ -199,7 +199,7 @@ def _measure_all(
         rows += [place | {"volume_mm3": volume * voxel_mm3} | row for row in found]
         more = sensitivity(voxels, one.border, config, found, one.reason)
         again += [place | row for row in more]
-    return rows, again
+    return rows, again or [{"reason": "no segment is measured again"}]
 
 
 def floor_of(bvals: Vector, bvec: Path, model: str) -> Floor | None:

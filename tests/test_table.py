@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from somite import registry, segments
+from somite import long_table, registry, segments, sensitivity, wide_table
 from somite.errors import DatasetError
 from somite.interfaces import table
 from somite.registry import Context
@@ -127,7 +127,7 @@ def test_parquet_holds_the_same_with_types(tmp_path: Path, cohort: list[Path]) -
 def test_the_wide_table_is_the_long_one_turned(tmp_path: Path, cohort: list[Path]) -> None:
     made, _ = run(tmp_path / "out", *cohort)
     names, rows = read(made["segments_wide"])
-    assert tuple(names[: len(table.SESSION)]) == table.SESSION
+    assert tuple(names[: len(long_table.SESSION)]) == long_table.SESSION
     assert [(row["participant_id"], row["session_id"]) for row in rows] == [
         ("sub-01", "n/a"),
         ("sub-02", "ses-a"),
@@ -137,10 +137,10 @@ def test_the_wide_table_is_the_long_one_turned(tmp_path: Path, cohort: list[Path
     expected: dict[tuple[str, str, str], str] = {}
     for row in read(made["segments_table"])[1]:
         if row["metric"] != "n/a":
-            parts = [row[name].replace("n/a", "") for name in table.MEASURE]
+            parts = [row[name].replace("n/a", "") for name in wide_table.MEASURE]
             column = "__".join(parts).rstrip("_")
             expected[row["participant_id"], row["session_id"], column] = row["value"]
-    columns = names[len(table.SESSION) :]
+    columns = names[len(long_table.SESSION) :]
     assert {column for _, _, column in expected} == set(columns)
     for row in rows:
         for column in columns:
@@ -151,30 +151,31 @@ def test_the_wide_table_is_the_long_one_turned(tmp_path: Path, cohort: list[Path
 
 def test_wide_columns_go_by_segment_then_metric_then_statistic(tmp_path: Path, cohort: list[Path]) -> None:
     made, _ = run(tmp_path / "out", *cohort)
-    columns = read(made["segments_wide"])[0][len(table.SESSION) :]
-    assert [table.measure_of(column)[2] for column in columns] == (
+    columns = read(made["segments_wide"])[0][len(long_table.SESSION) :]
+    assert [wide_table.measure_of(column)[2] for column in columns] == (
         ["canal"] * ROWS + ["gracilis"] * ROWS + ["nerve_root"] * ROWS
     )
     own = [(m, s) for m, about in METRICS.items() for s in about.statistics]
-    assert [table.measure_of(column)[:2] for column in columns[:ROWS]] == own
+    assert [wide_table.measure_of(column)[:2] for column in columns[:ROWS]] == own
 
 
 @pytest.mark.parametrize(
     ("measure", "name"),
     [
         (
-            ("fa", "mean", "nerve_root", "R", "L5", "foraminal_drg"),
+            ("fa", "mean", "nerve_root", "R", "L5", "foraminal_drg", ""),
             "fa__mean__nerve_root__R__L5__foraminal_drg",
         ),
-        (("md", "sd", "canal", "midline", "", ""), "md__sd__canal__midline"),
-        (("md", "sd", "gracilis", "L", "", "proximal"), "md__sd__gracilis__L____proximal"),
-        (("rd", "iqr", "CST_R", "", "", ""), "rd__iqr__CST_R"),
-        (("ad", "median", "x", "", "", "y"), "ad__median__x______y"),
+        (("md", "sd", "canal", "midline", "", "", ""), "md__sd__canal__midline"),
+        (("md", "sd", "gracilis", "L", "", "proximal", ""), "md__sd__gracilis__L____proximal"),
+        (("rd", "iqr", "CST_R", "", "", "", ""), "rd__iqr__CST_R"),
+        (("ad", "median", "x", "", "", "y", ""), "ad__median__x______y"),
+        (("fa", "mean", "CST", "L", "", "", "tract"), "fa__mean__CST__L______tract"),
     ],
 )
 def test_names_of_wide_columns_can_be_turned_back(measure: tuple[str, ...], name: str) -> None:
-    assert table.wide_name(measure) == name
-    assert table.measure_of(name) == measure
+    assert wide_table.wide_name(measure) == name
+    assert wide_table.measure_of(name) == measure
 
 
 def test_the_dictionary_holds_the_columns_of_both_tables(tmp_path: Path, cohort: list[Path]) -> None:
@@ -229,7 +230,7 @@ def test_two_raters_are_two_rows(tmp_path: Path) -> None:
 def test_without_sessions_the_tables_have_columns_and_no_rows(tmp_path: Path) -> None:
     made, context = run(tmp_path / "out")
     assert made["segments_table"].read_text() == "\t".join(COLUMNS) + "\n"
-    assert made["segments_wide"].read_text() == "\t".join(table.SESSION) + "\n"
+    assert made["segments_wide"].read_text() == "\t".join(long_table.SESSION) + "\n"
     assert pq.read_table(made["segments_parquet"]).shape == (0, len(COLUMNS))
     assert tuple(json.loads(made["segments_dictionary"].read_text())) == COLUMNS
     assert context.numbers == {"sessions": 0, "rows": 0}
@@ -318,9 +319,67 @@ def test_one_column_of_the_wide_table_has_one_unit(tmp_path: Path) -> None:
 
 
 def test_sessions_fill_several_groups_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "_ROWS_PER_GROUP", 4 * ROWS)
+    monkeypatch.setattr(long_table, "ROWS_PER_GROUP", 4 * ROWS)
     paths = [write_table(tmp_path / f"{i}.tsv", session_rows(f"sub-{i:02}", i)) for i in range(5)]
     made, _ = run(tmp_path / "out", *paths)
     found: Mapping[str, list[object]] = pq.read_table(made["segments_parquet"]).to_pydict()
     assert pq.ParquetFile(made["segments_parquet"]).num_row_groups == 3
     assert found["participant_id"] == [f"sub-{i:02}" for i in range(5) for _ in range(3 * ROWS)]
+
+
+def test_tracts_stand_beside_labels_of_the_same_name(tmp_path: Path) -> None:
+    place = PLACES[0]
+    rows = session_rows("sub-01", 1, [place], extraction="label")
+    rows += session_rows("sub-01", 2, [place], extraction="tract", weighting="density")
+    made, _ = run(tmp_path / "out", write_table(tmp_path / "stats.tsv", rows))
+    names, (row,) = read(made["segments_wide"])
+    assert len(names) == len(long_table.SESSION) + 2 * ROWS
+    for column, source in (
+        ("fa__mean__nerve_root__R__L5__foraminal_drg", rows[0]),
+        ("fa__mean__nerve_root__R__L5__foraminal_drg__tract", rows[ROWS]),
+    ):
+        assert float(row[column]) == pytest.approx(source["value"], rel=1e-8)
+
+
+def derived_rows(participant: str) -> list[Row]:
+    shared: Row = {"participant_id": participant, "site": "A", "extraction": "label", "qc_status": "pass"}
+    row = {"region": "gracilis", "metric": "fa_asymmetry", "statistic": "mean", "value": 0.25, "unit": "1"}
+    return [shared | row]
+
+
+def test_comparisons_join_the_wide_table_and_have_a_long_one(tmp_path: Path) -> None:
+    paths = [write_table(tmp_path / f"{i}.tsv", session_rows(f"sub-0{i}", i)) for i in (1, 2)]
+    derived = write_table(tmp_path / "derived.tsv", derived_rows("sub-02"))
+    context = Context(tmp_path)
+    made = registry.discover()["table"](table.Config(), context, stats=tuple(paths), derived=(derived,))
+    values = [row["fa_asymmetry__mean__gracilis"] for row in read(made["segments_wide"])[1]]
+    assert values == ["n/a", "0.25"]
+    assert len(read(made["segments_table"])[1]) == 6 * ROWS
+    (row,) = read(made["derived_table"])[1]
+    assert (row["participant_id"], row["metric"], row["value"]) == ("sub-02", "fa_asymmetry", "0.25")
+    entry = json.loads(made["segments_dictionary"].read_text())["fa_asymmetry__mean__gracilis"]
+    assert entry["Description"].startswith("Fractional anisotropy: left-right asymmetry index")
+
+
+def test_comparisons_without_their_segments_are_refused(tmp_path: Path) -> None:
+    stats = write_table(tmp_path / "1.tsv", session_rows("sub-01", 1))
+    derived = write_table(tmp_path / "derived.tsv", derived_rows("sub-02"))
+    with pytest.raises(DatasetError, match="TABLE_SESSION"):
+        registry.discover()["table"](table.Config(), Context(tmp_path), stats=(stats,), derived=(derived,))
+
+
+def test_variants_go_to_a_parquet_file_of_their_own(tmp_path: Path) -> None:
+    stats = write_table(tmp_path / "1.tsv", session_rows("sub-01", 1))
+    rows = [
+        {"participant_id": "sub-01", "site": "A", "region": "canal", "metric": "fa", "statistic": "mean"}
+        | {"variant": name, "value": 0.1, "difference": -0.01}
+        for name in sensitivity.VARIANTS
+    ]
+    path = write_table(tmp_path / "sensitivity.tsv", rows, sensitivity.SENSITIVITY_SCHEMA)
+    made = registry.discover()["table"](
+        table.Config(), Context(tmp_path), stats=(stats,), sensitivity=(path,)
+    )
+    found = pq.read_table(made["sensitivity_parquet"])
+    assert tuple(found.column_names) == tuple(column.name for column in sensitivity.SENSITIVITY_SCHEMA)
+    assert found["variant"].to_pylist() == list(sensitivity.VARIANTS)
+    assert set(json.loads(made["sensitivity_dictionary"].read_text())) == set(found.column_names)
