@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -66,11 +66,11 @@ _SHARED = (*SESSION, "extraction", "weighting", "space", "b_used", "pipeline_ver
 Found = dict[Place, dict[Segment, Text]]
 
 
-def by_place(rows: Sequence[Text], config: Config) -> Found:
+def by_place(rows: Iterable[Text], metrics: Container[str], statistics: Container[str]) -> Found:
     """The rows to be compared, in the order of the table."""
     found: Found = {}
     for row in rows:
-        if row["metric"] in config.metrics and row["statistic"] in config.statistics:
+        if row["metric"] in metrics and row["statistic"] in statistics:
             names = ("region", "side", "level", "segment")
             segment = Segment(*("" if row[name] == NA else row[name] for name in names))
             place = Place(segment.region, row["extraction"], row["metric"], row["statistic"])
@@ -94,7 +94,7 @@ def sides(segments: Mapping[Segment, Text], place: Place) -> Iterator[Row]:
             continue
         parts = [segments.get(left), segments.get(right)]
         here = Segment(one.region, "", one.level, one.segment)
-        yield _row(place, here, "asymmetry", parts, asymmetry, "no segment on the other side")
+        yield comparison(place, here, "asymmetry", parts, asymmetry, "no segment on the other side")
 
 
 def levels(segments: Mapping[Segment, Text], place: Place) -> Iterator[Row]:
@@ -107,8 +107,8 @@ def levels(segments: Mapping[Segment, Text], place: Place) -> Iterator[Row]:
         upper = Segment(one.region, one.side, above[one.level], one.segment)
         parts = [row, segments.get(upper) if upper.level else None]
         why = "the level above is not in the table"
-        yield _row(place, one, "level_difference", parts, difference, why)
-        yield _row(place, one, "level_ratio", parts, ratio, why)
+        yield comparison(place, one, "level_difference", parts, difference, why)
+        yield comparison(place, one, "level_ratio", parts, ratio, why)
 
 
 def gradients(
@@ -124,10 +124,10 @@ def gradients(
             parts = [segments.get(one) for one in members]
             absent = ", ".join(one.segment for one in members if one not in segments)
             why = f"{absent} not in the table"
-            yield _row(place, whole, "gradient", parts, _gradient, why)
+            yield comparison(place, whole, "gradient", parts, _gradient, why)
 
 
-def _row(
+def comparison(
     place: Place,
     here: Segment,
     kind: Kind,
@@ -187,7 +187,7 @@ def _gradient(*values: Value) -> Estimate:
 def derive(rows: Sequence[Text], config: Config) -> list[Row]:
     """All rows that follow from those of a session."""
     found: list[Row] = []
-    for place, segments in by_place(rows, config).items():
+    for place, segments in by_place(rows, config.metrics, config.statistics).items():
         found += sides(segments, place)
         found += levels(segments, place)
         found += gradients(segments, place, config.orders)
