@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +33,16 @@ from somite.tensorfit import (
     from_eigenpairs,
     largest_b,
 )
+from somite.volumes import (
+    CONDITION_MAX,
+    PERFUSION_B,
+    PERFUSION_SHELLS,
+    lowest_b,
+    used_volumes,
+)
 
 Float = NDArray[np.float64]
 Float32 = NDArray[np.float32]
-
-CONDITION_MAX = 1e4
-"""Designs beyond this condition number (b in units of the largest b) do not determine a tensor."""
 
 BLOCK_VALUES = 1 << 18
 """Signal values fitted at once by a thread: a block fits in the processor's cache."""
@@ -57,10 +61,10 @@ class Config(StepConfig):
     robust_iterations: int = Field(3, ge=1, le=100, description="Reweightings by residual, for robust")
     min_signal: float = Field(1e-4, gt=0, description="Smaller signals are raised to this; dipy's default")
     b0_max_s_per_mm2: float = Field(50.0, ge=0, description="Up to this b a volume counts as b=0, s/mm2")
-    b_min_s_per_mm2: float = Field(
+    b_min_s_per_mm2: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
         0.0,
-        ge=0,
-        description="Volumes below this b are not used, b=0 included: 200 leaves out perfusion in muscle",
+        description="Volumes below this b are not used, b=0 included: 200 leaves out perfusion in muscle. "
+        "auto: 200 where the volumes from there on determine the tensor and the signal at b=0, else 0",
     )
     b_max_s_per_mm2: float | None = Field(
         None, gt=0, description="Volumes above this b are not used, s/mm2; null: all are"
@@ -68,18 +72,13 @@ class Config(StepConfig):
 
     @model_validator(mode="after")
     def _some_shell_is_left(self) -> Self:
-        if self.b_max_s_per_mm2 is not None and self.b_max_s_per_mm2 <= self.b_min_s_per_mm2:
+        lower = 0.0 if self.b_min_s_per_mm2 == "auto" else self.b_min_s_per_mm2
+        if self.b_max_s_per_mm2 is not None and self.b_max_s_per_mm2 <= lower:
             raise ValueError(
                 f"b_max_s_per_mm2 is {self.b_max_s_per_mm2:g}, not above "
-                f"b_min_s_per_mm2 {self.b_min_s_per_mm2:g}: no volume would be left"
+                f"b_min_s_per_mm2 {lower:g}: no volume would be left"
             )
         return self
-
-
-def used_volumes(bvals: Float, b_min: float, b_max: float | None) -> NDArray[np.bool_]:
-    """Which volumes the fit uses (n,): b_min <= b <= b_max, s/mm2, with 1 % of leave for rounded b-values."""
-    upper = np.inf if b_max is None else b_max
-    return np.asarray((bvals >= 0.99 * b_min) & (bvals <= 1.01 * upper), np.bool_)
 
 
 PRODUCTS = {
@@ -207,6 +206,8 @@ class Inputs:
     gradients: Gradients
     """Of the volumes used."""
     used: NDArray[np.bool_]
+    b_min: float
+    """From which b-value on volumes are used, s/mm2."""
 
 
 def estimate_by_dtifit(inputs: Inputs, mask: Path, context: Context) -> Estimate:
@@ -275,13 +276,14 @@ def read_inputs(dwi: Path, bval: Path, bvec: Path, mask: Path, config: Config) -
             Problem("GRADIENT_COUNT", "gradients and volumes differ in number", where=str(bval), found=found)
         )
         raise DatasetError.of(problems)
-    used = used_volumes(gradients.bvals, config.b_min_s_per_mm2, config.b_max_s_per_mm2)
+    b_min = lowest_b(config.b_min_s_per_mm2, config.b_max_s_per_mm2, gradients)
+    used = used_volumes(gradients.bvals, b_min, config.b_max_s_per_mm2)
     chosen = Gradients(gradients.bvals[used], gradients.bvecs[used])
     if condition(design_matrix(chosen)) > CONDITION_MAX:
         problems.append(_undetermined(chosen, config, bvec))
     if problems:
         raise DatasetError.of(problems)
-    return Inputs(data, grid, inside.reshape(grid.shape) > 0, chosen, used)
+    return Inputs(data, grid, inside.reshape(grid.shape) > 0, chosen, used, b_min)
 
 
 def _undetermined(gradients: Gradients, config: Config, where: Path) -> Problem:
@@ -326,6 +328,8 @@ def _report(inputs: Inputs, fitted: Fitted, config: Config, context: Context) ->
                     severity="warning",
                 )
             )
+    if config.b_min_s_per_mm2 == "auto":
+        _tell_perfusion(inputs.b_min, context)
     if not inputs.used.all():
         shells = ", ".join(f"{b:g}" for b in np.unique(np.round(inputs.gradients.bvals, -1)))
         context.infer(
@@ -337,8 +341,30 @@ def _report(inputs: Inputs, fitted: Fitted, config: Config, context: Context) ->
         context.infer("s0", "extrapolated to b=0", "no volume of b=0 is used")
 
 
+def _tell_perfusion(b_min: float, context: Context) -> None:
+    """Leave word of the choice that `auto` made."""
+    name, value = "tensor.b_min_s_per_mm2", f"{b_min:g}"
+    if b_min > 0:
+        context.infer(name, value, "the volumes from there on determine the tensor and the signal at b=0")
+        return
+    context.infer(name, value, f"the volumes of b >= {PERFUSION_B:g} alone do not determine the fit")
+    context.warn(
+        Problem(
+            "PERFUSION_IN_FIT",
+            "the fit uses b=0, so that perfusion raises MD and lowers FA",
+            expected=PERFUSION_SHELLS,
+            do="do not compare MD with scans whose fit leaves b=0 out; in muscle it is about 15 % higher",
+            severity="warning",
+        )
+    )
+
+
 @step(
-    makes={**PRODUCTS, "bval_used": "b-values of the volumes that were fitted, FSL text format, s/mm2"},
+    makes={
+        **PRODUCTS,
+        "bval_used": "b-values of the volumes that were fitted, FSL text format, s/mm2",
+        "bvec_used": "Gradient directions of the volumes that were fitted, FSL text format",
+    },
     tools=_tools,
     dwi_copies=3.0,
 )
@@ -359,7 +385,11 @@ def run(dwi: Dwi, bval: Bval, bvec: Bvec, mask: Mask, config: Config, context: C
         threads=context.threads,
     )
     _report(inputs, fitted, config, context)
-    bval_used = context.folder / "bval_used.bval"
-    np.savetxt(bval_used, inputs.gradients.bvals[None], fmt="%g")
+    texts = write_fsl(
+        inputs.gradients,
+        context.folder / "bval_used.bval",
+        context.folder / "bvec_used.bvec",
+        inputs.grid.affine,
+    )
     maps = [images.write(context.folder / f"{name}.nii", fitted.maps[name], inputs.grid) for name in PRODUCTS]
-    return *maps, bval_used
+    return *maps, *texts

@@ -16,7 +16,10 @@ from somite.errors import DatasetError
 from somite.gradients import Gradients, read_fsl, write_fsl
 from somite.images import Grid
 from somite.interfaces import tensor
+from somite.phantom.scheme import spread
+from somite.phantom.tissue import attenuation
 from somite.registry import Context
+from somite.volumes import lowest_b
 
 OBLIQUE = np.array([[0.0, 1.9, 0.3, -40], [-2.0, 0.1, 0.2, 30], [0.1, -0.3, 3.1, -9], [0, 0, 0, 1]])
 SHAPE = (7, 6, 5)
@@ -84,9 +87,13 @@ class Scan:
         out.mkdir()
         context = Context(out, threads=threads)
         paths = tensor.run(**self.inputs, config=tensor.Config(**options), context=context)
-        assert [p.name for p in paths] == [*(f"{name}.nii" for name in tensor.PRODUCTS), "bval_used.bval"]
+        assert [p.name for p in paths] == [
+            *(f"{name}.nii" for name in tensor.PRODUCTS),
+            "bval_used.bval",
+            "bvec_used.bvec",
+        ]
         return {
-            name: images.read_float(p)[0] for name, p in zip(tensor.PRODUCTS, paths[:-1], strict=True)
+            name: images.read_float(p)[0] for name, p in zip(tensor.PRODUCTS, paths[:-2], strict=True)
         }, context
 
 
@@ -413,7 +420,7 @@ def test_real_brain_equals_dipy(real_data: Path, tmp_path: Path) -> None:
     context = Context(tmp_path, threads=2)
     mask = images.write(tmp_path / "mask.nii", inside, grid)
     paths = tensor.run(dwi, bval, bvec, mask, tensor.Config(method="ols"), context)
-    ours = {name: images.read_float(p)[0] for name, p in zip(tensor.PRODUCTS, paths[:-1], strict=True)}
+    ours = {name: images.read_float(p)[0] for name, p in zip(tensor.PRODUCTS, paths[:-2], strict=True)}
     gradients = read_fsl(bval, bvec, grid.affine)
     table = gradient_table(gradients.bvals, bvecs=gradients.bvecs)
     theirs = TensorModel(table, fit_method="OLS").fit(signal.astype("f8"), mask=inside)
@@ -426,3 +433,53 @@ def test_real_brain_equals_dipy(real_data: Path, tmp_path: Path) -> None:
 def test_options_that_cannot_be() -> None:
     with pytest.raises(ValidationError, match="no volume would be left"):
         tensor.Config(b_min_s_per_mm2=800, b_max_s_per_mm2=700)
+
+
+def muscle(bvals: np.ndarray, bvecs: np.ndarray, f: float = 0.11) -> np.ndarray:
+    """Signal (6, 6, 5, n) of muscle of FA 0.233 and MD 1.46, with perfusion: D* 29.7, in 1e-3 mm2/s."""
+    directions = np.random.default_rng(3).standard_normal((3, 180))
+    directions /= np.linalg.norm(directions, axis=0)
+    tissue = attenuation(np.full(180, 0.233), np.full(180, 1.46e-3), directions, Gradients(bvals, bvecs))
+    blood = np.exp(-bvals * 29.7e-3)
+    return np.asarray(1000 * ((1 - f) * tissue + f * blood)).reshape(6, 6, 5, -1)
+
+
+def test_perfusion_inflates_md_and_auto_leaves_it_out(tmp_path: Path) -> None:
+    """The figures are those of a calculation of their own: MD 1.46 -> 1.69, FA 0.233 -> 0.202."""
+    first, second, third = spread(12), spread(15), spread(30)
+    two = Gradients(np.r_[0.0, np.full(15, 500.0)], np.r_[np.zeros((1, 3)), second])
+    maps, context = Scan(tmp_path / "two", muscle(two.bvals, two.bvecs), two).run(b_min_s_per_mm2="auto")
+    assert maps["md"].mean() == pytest.approx(1.69e-3, abs=0.005e-3)
+    assert maps["fa"].mean() == pytest.approx(0.202, abs=1e-3)
+    assert [warning.code for warning in context.warnings] == ["PERFUSION_IN_FIT"]
+    assert {fact.name: fact.value for fact in context.facts} == {"tensor.b_min_s_per_mm2": "0"}
+    bvals = np.r_[0.0, np.full(12, 200.0), np.full(30, 600.0)]
+    three = Gradients(bvals, np.r_[np.zeros((1, 3)), first, third])
+    maps, context = Scan(tmp_path / "three", muscle(three.bvals, three.bvecs), three).run(
+        b_min_s_per_mm2="auto"
+    )
+    np.testing.assert_allclose(maps["md"], 1.46e-3, rtol=5e-3)
+    np.testing.assert_allclose(maps["fa"], 0.233, atol=1e-3)
+    assert not context.warnings
+    assert np.loadtxt(context.folder / "bval_used.bval").tolist() == bvals[1:].tolist()
+    assert np.loadtxt(context.folder / "bvec_used.bvec").shape == (3, 42)
+
+
+@pytest.mark.parametrize(
+    ("bvals", "b_max", "lowest"),
+    [
+        ([0, 200, 600], None, 200),
+        ([0, 199, 601], None, 200),
+        ([0, 400, 500], None, 0),
+        ([0, 150, 600], None, 0),
+        ([0, 500], None, 0),
+        ([0, 200, 600], 300, 0),
+        ([0, 500, 1000], None, 200),
+    ],
+)
+def test_when_auto_leaves_out_low_b(bvals: list[float], b_max: float | None, lowest: float) -> None:
+    directions = [np.zeros((1, 3)) if b == 0 else spread(15) for b in bvals]
+    each = np.concatenate([np.full(len(d), b) for b, d in zip(bvals, directions, strict=True)])
+    gradients = Gradients(each.astype(float), np.concatenate(directions))
+    assert lowest_b("auto", b_max, gradients) == lowest
+    assert lowest_b(37.0, b_max, gradients) == 37

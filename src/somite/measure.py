@@ -135,10 +135,17 @@ def completed(voxels: Voxels, options: MeasureOptions) -> dict[str, Vector]:
     return {
         **voxels,
         "snr": snr_of(voxels),
+        "fat_fraction": _known_fat(voxels),
         "nonpositive_fraction": (voxels["nonpositive"] > 0).astype(np.float64),
         "outlier_fraction": residual_outliers(voxels["residual"]).astype(np.float64),
         "fat_suspect_fraction": (voxels["md"] < limit).astype(np.float64),
     }
+
+
+def _known_fat(voxels: Voxels) -> Vector:
+    """Fat fraction (n,); NaN where the map does not reach, which it tells by values below 0."""
+    fat = voxels.get("fat_fraction", np.full(len(voxels["fa"]), np.nan))
+    return np.asarray(np.where(fat >= 0, fat, np.nan))
 
 
 def in_order(values: Vector, weight: Vector | None) -> tuple[Vector, Vector | None]:
@@ -269,7 +276,7 @@ def measure(
         ]
     kept = completed({name: values[fit] for name, values in voxels.items()}, options)
     shares = {name: average(kept, name) for name in ("snr", "nonpositive_fraction", "fat_suspect_fraction")}
-    fat = average(kept, "fat_fraction") if "fat_fraction" in kept else math.nan
+    fat = average(kept, "fat_fraction")
     snr = shares["snr"]
     status, flags = verdict(
         (n_all - n) / n_all,

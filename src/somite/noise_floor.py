@@ -26,18 +26,18 @@ from somite.tensorfit import (
     fractional_anisotropy,
     largest_b,
 )
+from somite.volumes import CONDITION_MAX
 
 Float = NDArray[np.float64]
 
 VOXELS = 2000
 """Simulated at each node: the standard error of the mean is about 0.7 % of it."""
 _SNR_STEP = math.log(2) / 2
-_B_STEP = math.log(2) / 3
+_B_STEP = math.log(2) / 4
 """Of the logarithm of the largest b times the diffusivity."""
 SNR_MIN, SNR_MAX = 1.0, 256.0
 """Below, the floor is that of `SNR_MIN`; above `SNR_MAX` it falls as 1 / SNR."""
 _SEED = 20240
-_CONDITION_MAX = 1e4
 _MIN_SIGNAL = 1e-4
 
 
@@ -67,7 +67,7 @@ class Scheme:
     @property
     def determined(self) -> bool:
         """Whether the gradients determine a tensor."""
-        return len(self.bvals) >= PARAMETERS and condition(design_matrix(self.gradients)) <= _CONDITION_MAX
+        return len(self.bvals) >= PARAMETERS and condition(design_matrix(self.gradients)) <= CONDITION_MAX
 
 
 @lru_cache(maxsize=4)
