@@ -45,6 +45,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "opposed": series.with_suffix(".nii.gz"),
         "labels": labels.with_suffix(".nii.gz"),
         "label_table": labels.with_suffix(".tsv"),
+        "fat_given": labels.with_suffix(".nii.gz"),
+        "clinical": root / "participants.tsv",
     }
 
 
@@ -61,11 +63,17 @@ CHAIN: dict[str, dict[str, Any]] = {
     "tensor": {"wires": {"dwi": "dwi_unbiased", "bval": "bval_loaded", "bvec": "bvec_corrected"}},
     "gradient_orientation": {"wires": {}},
     "qc": {"wires": {"bval": "bval_loaded", "bvec": "bvec_corrected"}},
+    "perfusion": {"wires": {"dwi": "dwi_unbiased", "bval": "bval_loaded", "bvec": "bvec_corrected"}},
+    "fat_fraction": {"wires": {"dwi": "dwi_corrected"}},
     "roi": {"wires": {"bval": "bval_used"}},
+    "derived": {"wires": {}},
     "table": {"wires": {"stats": "segments"}},
+    "norms": {"wires": {}},
+    "reference": {"wires": {"norms_given": "norms"}},
+    "affected": {"wires": {}},
     "qc_table": {"wires": {}},
 }
-OF_THE_COHORT = ("table", "qc_table")
+OF_THE_COHORT = ("table", "qc_table", "norms", "reference", "affected")
 
 
 def inputs_of(name: str, made: dict[str, Any]) -> dict[str, Any]:

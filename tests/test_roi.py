@@ -61,8 +61,9 @@ def measure(
     affine: np.ndarray = OBLIQUE,
     table: str | None = TABLE,
     identity: Mapping[str, str] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> tuple[list[Row], Context]:
-    """Run the step on arrays; rows as a reader of the TSV finds them."""
+    """Run the step on arrays and texts; rows as a reader of the TSV finds them."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = arrays["fa"].shape
     grid = Grid((shape[0], shape[1], shape[2]), affine)
@@ -77,15 +78,18 @@ def measure(
     if identity is not None:
         products["identity"] = folder / "identity.json"
         products["identity"].write_text(json.dumps(identity))
+    for name, text in (texts or {}).items():
+        products[name] = folder / f"{name}.txt"
+        products[name].write_text(text)
     context = Context(folder)
     made = registry.discover()["roi"](roi.Config.model_validate(config or {}), context, **products)
     return read(made["segments"]), context
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path, columns: tuple[str, ...] = segments.COLUMNS) -> list[Row]:
     header, *lines = path.read_text().splitlines()
-    assert tuple(header.split("\t")) == segments.COLUMNS
-    return [dict(zip(segments.COLUMNS, line.split("\t"), strict=True)) for line in lines]
+    assert tuple(header.split("\t")) == columns
+    return [dict(zip(columns, line.split("\t"), strict=True)) for line in lines]
 
 
 def of(rows: list[Row], region: str, metric: str = "fa", statistic: str = "mean", side: str = "") -> Row:

@@ -32,7 +32,7 @@ Float = NDArray[np.float64]
 
 VOXELS = 2000
 """Simulated at each node: the standard error of the mean is about 0.7 % of it."""
-_SNR_STEP = math.log(2) / 2
+_SNR_STEP = math.log(2) / 4
 _B_STEP = math.log(2) / 4
 """Of the logarithm of the largest b times the diffusivity."""
 SNR_MIN, SNR_MAX = 1.0, 256.0
