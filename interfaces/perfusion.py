@@ -9,6 +9,7 @@ differ, it is a fraction of signal, not of volume. Pseudo-diffusion itself is no
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +24,17 @@ from somite.tensorfit import design_matrix
 from somite.volumes import PERFUSION_B, PERFUSION_SHELLS, reaches_over_perfusion, used_volumes
 
 Float32 = NDArray[np.float32]
+UNKNOWN = -1.0
+"""Written where the fraction is not known."""
 
 
 class Config(StepConfig):
     """Options of the perfusion fraction."""
 
+    method: Literal["segmented", "none"] = Field(
+        "none",
+        description="segmented: signal at b=0 against that of the tensor fit from b=200 s/mm2 on; none",
+    )
     b0_max_s_per_mm2: float = Field(
         10.0, ge=0, description="Up to this b a volume counts as b=0, s/mm2: perfusion begins to go at once"
     )
@@ -36,29 +43,33 @@ class Config(StepConfig):
 def perfusion_fraction(measured: Float32, fitted: Float32) -> Float32:
     """1 - fitted / measured signal at b=0, of equal shapes; 0 where nothing was measured.
 
-    Values below 0 are kept, or noise would make a perfusion of itself. They are held above -1, and are at
-    most 1.
+    Values below 0 are kept, or noise would make a perfusion of itself. They are held at -0.99 or above,
+    and at most at 1.
     """
     known = (measured > 0) & (fitted > 0)
     ratio = np.divide(fitted, measured, out=np.ones_like(fitted), where=known)
-    return np.asarray(np.clip(1 - ratio, -1, 1), np.float32)
+    return np.asarray(np.clip(1 - ratio, -0.99, 1), np.float32)
 
 
 @step(makes={"perfusion_fraction": "Perfusion fraction of the signal at b=0, 3D NIfTI"}, dwi_copies=2.0)
 def run(dwi: Dwi, bval: Bval, bvec: Bvec, mask: Mask, config: Config, context: Context) -> Path:
     """Fit the tensor to the volumes of b >= 200 s/mm2, and compare its S0 with the mean of b=0.
 
-    Where the b-values do not tell it the map is 0 throughout, with a warning.
+    Where the b-values do not tell it the map is -1 throughout, with a warning; with method none it is 0.
 
     Raises:
         DatasetError: as the step `tensor`.
     """
+    path = context.folder / "perfusion_fraction.nii"
+    if config.method == "none":
+        grid = images.grid_of(images.open_image(dwi))
+        return images.write(path, np.zeros(grid.shape, np.float32), grid)
     whole = tensor.read_inputs(dwi, bval, bvec, mask, tensor.Config())
-    gradients, path = whole.gradients, context.folder / "perfusion_fraction.nii"
+    gradients = whole.gradients
     is_b0 = gradients.is_b0(config.b0_max_s_per_mm2)
     if not (is_b0.any() and reaches_over_perfusion(gradients, None)):
         _tell_undetermined(gradients, context)
-        return images.write(path, np.zeros(whole.grid.shape, np.float32), whole.grid)
+        return images.write(path, np.full(whole.grid.shape, UNKNOWN, np.float32), whole.grid)
     used = used_volumes(gradients.bvals, PERFUSION_B, None)
     high = Gradients(gradients.bvals[used], gradients.bvecs[used])
     estimate = tensor.estimate_by(tensor.Config(), design_matrix(high))
@@ -76,7 +87,7 @@ def run(dwi: Dwi, bval: Bval, bvec: Bvec, mask: Mask, config: Config, context: C
 
 def _tell_undetermined(gradients: Gradients, context: Context) -> None:
     shells = ", ".join(f"{b:g}" for b in np.unique(np.round(gradients.bvals, -1)))
-    context.infer("perfusion_fraction", "not determined: 0 throughout", f"b-values of {shells} s/mm2")
+    context.infer("perfusion_fraction", "not determined: -1 throughout", f"b-values of {shells} s/mm2")
     context.warn(
         Problem(
             "PERFUSION_UNDETERMINED",

@@ -108,8 +108,9 @@ def run(
     probabilities_dwi: Weights | None = None,
     probability_table: WeightTable | None = None,
     bias_field: Annotated[Path, "Bias field that the series was divided by, 3D NIfTI"] | None = None,
-    perfusion_fraction: Annotated[Path, "Perfusion fraction, 3D NIfTI"] | None = None,
-    fat_fraction: Annotated[Path, "Fat fraction, 3D NIfTI on the grid of the DWI, 0 to 1"] | None = None,
+    perfusion_fraction: Annotated[Path, "Perfusion fraction, 3D NIfTI; -1: not known"] | None = None,
+    fat_fraction: Annotated[Path, "Fat fraction, 3D NIfTI on the grid of the DWI; -1: not known"]
+    | None = None,
     outliers: Annotated[Path, "Slices that lost signal, TSV: volume, slice, z, replaced"] | None = None,
     motion: Annotated[Path, "Motion of each volume, TSV"] | None = None,
     scan: Scan | None = None,
@@ -160,6 +161,8 @@ def run(
     bvals = np.loadtxt(bval, ndmin=1, dtype=np.float64).ravel()
     session = session_of(identity) | {"b_used": ";".join(map(str, shells(bvals)))}
     read = {name: _read(path, grid) for name, path in maps.items() if path is not None}
+    if "perfusion_fraction" in read and not read["perfusion_fraction"].any():
+        del read["perfusion_fraction"]  # nobody asked for it
     if outliers is not None and motion is not None and scan is not None:
         read |= _lost_slices(outliers, motion, json.loads(scan.read_text()), grid, context)
     floor = None if bvec_used is None else floor_of(bvals, bvec_used, str(session.get("model", "")))

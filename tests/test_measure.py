@@ -196,10 +196,13 @@ def test_perfusion_is_measured_where_it_is_known(tmp_path: Path) -> None:
     rows, _ = measure(tmp_path, arrays)
     expected = arrays["perfusion_fraction"][arrays["labels_dwi"] == 9].astype(np.float32).mean()
     assert float(of(rows, "canal", "perfusion_fraction")["value"]) == pytest.approx(expected, rel=1e-6)
-    arrays["perfusion_fraction"] = np.zeros(arrays["fa"].shape)
+    arrays["perfusion_fraction"] = np.full(arrays["fa"].shape, -1.0)
     row = of(measure(tmp_path / "unknown", arrays)[0], "canal", "perfusion_fraction")
     assert (row["value"], row["reason"]) == ("n/a", "the b-values do not tell the perfusion fraction")
     assert of(rows, "canal")["qc_status"] == "pass"
+    arrays["perfusion_fraction"][:] = 0
+    rows, _ = measure(tmp_path / "none", arrays)
+    assert not [row for row in rows if row["metric"] == "perfusion_fraction"]
 
 
 LOST = "volume\tslice\tz\treplaced\n3\t1\t-9\t1\n4\t1\t-8\t1\n4\t2\t-7\t0\n"

@@ -44,7 +44,7 @@ def estimated(
     bval, bvec = write_fsl(gradients, folder / "dwi.bval", folder / "dwi.bvec", OBLIQUE)
     context = Context(folder)
     made = registry.discover()["perfusion"](
-        perfusion.Config(),
+        perfusion.Config(method="segmented"),
         context,
         dwi=images.write(folder / "dwi.nii", signal.reshape(*SHAPE, -1), grid),
         bval=bval,
@@ -76,7 +76,7 @@ def test_noise_does_not_make_a_perfusion(tmp_path: Path) -> None:
 )
 def test_b_values_that_do_not_tell_it(tmp_path: Path, gradients: Gradients) -> None:
     found, context = estimated(tmp_path, np.full(SHAPE, 0.1), gradients)
-    assert not found.any()
+    assert (found == -1).all()
     assert [warning.code for warning in context.warnings] == ["PERFUSION_UNDETERMINED"]
     assert "not determined" in context.facts[0].value
 

@@ -329,6 +329,6 @@ def _found(
         return Estimate(value), "there is no noise floor for this MD and these gradients"
     if metric == "lost_slice_fraction":
         return Estimate(average(voxels, "lost")), ""
-    if metric == "perfusion_fraction" and not voxels[metric].any():
+    if metric == "perfusion_fraction" and (voxels[metric] < -0.995).all():
         return Estimate(math.nan), "the b-values do not tell the perfusion fraction"
     return estimate(voxels, metric, statistic), ""
