@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, fields
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,8 +23,8 @@ from somite.errors import DatasetError, Problem
 from somite.estimates import Vector
 from somite.gradients import Gradients
 from somite.interfaces.eddy import slice_axis_of
-from somite.measure import Floor, MeasureOptions, Row, measure, not_measured
-from somite.noise_floor import Scheme, noise_floor
+from somite.measure import MeasureOptions, Row, measure, not_measured
+from somite.noise_floor import NoiseFloor, Scheme
 from somite.registry import Bval, Bvec, Context, Labels, LabelTable, Mask, Scan, step
 from somite.segments import Segment, SegmentGroup, by_segment, read_label_table, write_table
 from somite.selection import (
@@ -186,7 +185,7 @@ def _measure_all(
     selections: Sequence[Selection],
     maps: Mapping[str, NDArray[np.float32]],
     config: Config,
-    floor: Floor | None,
+    floor: NoiseFloor | None,
     voxel_mm3: float,
 ) -> tuple[list[Row], list[Row]]:
     """The rows of all segments, and those of their variants."""
@@ -205,7 +204,7 @@ def _measure_all(
     return rows, again or [{"reason": "no segment is measured again"}]
 
 
-def floor_of(bvals: Vector, bvec: Path, model: str) -> Floor | None:
+def floor_of(bvals: Vector, bvec: Path, model: str) -> NoiseFloor | None:
     """The noise floor of FA of these gradients; None where they do not determine a tensor.
 
     Args:
@@ -215,7 +214,7 @@ def floor_of(bvals: Vector, bvec: Path, model: str) -> Floor | None:
     """
     directions = np.loadtxt(bvec, ndmin=2, dtype=np.float64).T
     scheme = Scheme.of(Gradients(bvals, directions), ols=model in ("ols", "dtifit"))
-    return partial(noise_floor, scheme) if scheme.determined else None
+    return NoiseFloor(scheme) if scheme.determined else None
 
 
 def session_of(identity: Path | None) -> Row:

@@ -15,7 +15,7 @@ from somite.errors import DatasetError
 from somite.gradients import Gradients
 from somite.interfaces import tensor
 from somite.measure import residual_outliers
-from somite.noise_floor import Scheme, noise_floor
+from somite.noise_floor import NoiseFloor, Scheme, noise_floor
 from somite.phantom import scheme
 from somite.phantom.tissue import CSF, NERVE, attenuation
 from somite.segments import Segment
@@ -237,6 +237,10 @@ def test_the_noise_floor_is_that_of_the_segments_snr_and_md(tmp_path: Path) -> N
     assert float(row["value"]) == pytest.approx(noise_floor(Scheme.of(gradients), snr, md), rel=1e-4)
     assert 0.05 < float(row["value"]) < 0.12
     assert float(of(rows, "canal", "snr")["value"]) == pytest.approx(float(row["snr"]), rel=1e-8)
+    residual = np.sqrt((arrays["residual"][inside].astype(float) ** 2).mean())
+    of_fit = NoiseFloor(Scheme.of(gradients)).at_residual(residual, md)
+    found = of(rows, "canal", "fa_noise_floor_of_fit")
+    assert float(found["value"]) == pytest.approx(of_fit, rel=1e-4)
     arrays["noise_sigma"][:] = 0
     row = of(measure(tmp_path / "none", arrays, texts=texts)[0], "canal", "fa_noise_floor")
     assert row["reason"] == "the standard deviation of the noise is not known"

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from somite.gradients import Gradients
-from somite.noise_floor import SNR_MAX, Scheme, noise_floor
+from somite.interfaces import tensor
+from somite.noise_floor import SNR_MAX, NoiseFloor, Scheme, noise_floor
 from somite.phantom import noise, scheme
+from somite.tensorfit import design_matrix
 
 LUMBAR = scheme.lumbar()
 
@@ -47,6 +49,23 @@ def test_it_falls_with_the_snr_without_steps() -> None:
 @pytest.mark.parametrize(("snr", "md"), [(0, 1e-3), (20, 0), (20, -1e-3), (math.nan, 1e-3), (20, math.nan)])
 def test_without_snr_or_md_there_is_none(snr: float, md: float) -> None:
     assert math.isnan(noise_floor(Scheme.of(LUMBAR), snr, md))
+
+
+def test_the_residual_of_a_fit_tells_the_same_floor() -> None:
+    """Simulated isotropic voxels: the floor by their residual is the FA that they show."""
+    snr, md, n = 25.0, 1.3e-3, 4000
+    signal = np.tile((snr * np.exp(-LUMBAR.bvals * md)).astype(np.float32), (n, 1))
+    noise.add_rician(signal, 1.0, np.random.default_rng(7))
+    estimate = tensor.estimate_by(tensor.Config(), design_matrix(LUMBAR))
+    used = np.ones(len(LUMBAR.bvals), np.bool_)
+    maps = tensor.fit_maps(
+        signal.reshape(n, 1, 1, -1), np.ones((n, 1, 1), np.bool_), LUMBAR, estimate, used=used
+    ).maps
+    residual = float(np.sqrt((maps["residual"].astype(float) ** 2).mean()))
+    floor = NoiseFloor(Scheme.of(LUMBAR))
+    assert floor.at_residual(residual, md) == pytest.approx(float(maps["fa"].mean()), rel=0.04)
+    assert floor.at_residual(residual, md) == pytest.approx(floor.at_snr(snr, md), rel=0.04)
+    assert math.isnan(floor.at_residual(0.0, md))
 
 
 def test_it_is_known_which_gradients_determine_a_tensor() -> None:

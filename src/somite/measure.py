@@ -8,7 +8,7 @@ order of the voxels, to the last bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, get_args
 
 import numpy as np
@@ -18,12 +18,11 @@ from pydantic import Field, field_validator
 from somite import estimates, weighted
 from somite.estimates import Estimate, Vector
 from somite.metrics import METRICS, MetricName, StatisticName
+from somite.noise_floor import NoiseFloor
 from somite.registry import StepConfig
 
 Row = dict[str, object]
 Voxels = Mapping[str, Vector]
-Floor = Callable[[float, float], float]
-"""SNR and MD in mm2/s -> FA that isotropic tissue would show; NaN where that is not known."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -69,12 +68,14 @@ MAPS = ("fa", "md", "ad", "rd", "s0", "residual")
 """Maps that must be finite where a voxel counts as fitted."""
 _GIVEN = {
     "fa_noise_floor": "floor",
+    "fa_noise_floor_of_fit": "floor",
     "perfusion_fraction": "perfusion_fraction",
     "lost_slice_fraction": "lost",
 }
 """Metrics that are there only where a product is given -> name of the voxels' values that tell it."""
 _UNIFORM = {"mean": estimates.mean, "sd": estimates.sd, "median": estimates.median, "iqr": estimates.iqr}
 _WEIGHTED = {"mean": weighted.mean, "sd": weighted.sd, "median": weighted.median, "iqr": weighted.iqr}
+_NO_FLOOR = "there is no noise floor for this MD and these gradients"
 _FLAGS = ("nonpositive_fraction", "outlier_fraction", "fat_suspect_fraction")
 
 
@@ -114,7 +115,7 @@ def snr_of(voxels: Voxels) -> Vector:
     return np.asarray(np.where(known, s0 / np.where(known, sigma, 1), np.nan))
 
 
-OUTLIER_SD, OUTLIER_LEAST = 3.0, 1e-3
+OUTLIER_SD, OUTLIER_LEAST, OUTLIER_VOXELS = 3.0, 1e-3, 10
 
 
 def residual_outliers(residual: Vector) -> NDArray[np.bool_]:
@@ -250,7 +251,7 @@ def too_few(voxels: Voxels, fit: NDArray[np.bool_], options: MeasureOptions) -> 
 
 
 def measure(
-    voxels: Voxels, options: MeasureOptions, reason: str = "", floor: Floor | None = None, told: str = ""
+    voxels: Voxels, options: MeasureOptions, reason: str = "", floor: NoiseFloor | None = None, told: str = ""
 ) -> list[Row]:
     """The rows of one segment: the columns metric to n_effective, snr, fat_fraction and the verdict.
 
@@ -299,7 +300,7 @@ def measure(
     return [common | _row(kept, metric, statistic, floor) for metric, statistic in pairs(options, known)]
 
 
-def _row(voxels: Voxels, metric: MetricName, statistic: StatisticName, floor: Floor | None) -> Row:
+def _row(voxels: Voxels, metric: MetricName, statistic: StatisticName, floor: NoiseFloor | None) -> Row:
     """Metric to unit of one row, or why there is no value."""
     scale, unit = METRICS[metric].scale, METRICS[metric].unit
     found, why = _found(voxels, metric, statistic, floor)
@@ -319,14 +320,20 @@ def _row(voxels: Voxels, metric: MetricName, statistic: StatisticName, floor: Fl
 
 
 def _found(
-    voxels: Voxels, metric: MetricName, statistic: StatisticName, floor: Floor | None
+    voxels: Voxels, metric: MetricName, statistic: StatisticName, floor: NoiseFloor | None
 ) -> tuple[Estimate, str]:
     """A statistic, and why it is not there, where that is not the number of voxels."""
     if metric in ("snr", "fa_noise_floor") and math.isnan(average(voxels, "snr")):
         return Estimate(math.nan), "the standard deviation of the noise is not known"
     if metric == "fa_noise_floor":
-        value = floor(average(voxels, "snr"), average(voxels, "md")) if floor else math.nan
-        return Estimate(value), "there is no noise floor for this MD and these gradients"
+        value = floor.at_snr(average(voxels, "snr"), average(voxels, "md")) if floor else math.nan
+        return Estimate(value), _NO_FLOOR
+    if metric == "fa_noise_floor_of_fit":
+        residual = math.sqrt(average({**voxels, "square": voxels["residual"] ** 2}, "square"))
+        value = floor.at_residual(residual, average(voxels, "md")) if floor else math.nan
+        return Estimate(value), _NO_FLOOR
+    if metric == "outlier_fraction" and len(voxels["fa"]) < OUTLIER_VOXELS:
+        return Estimate(math.nan), f"fewer than {OUTLIER_VOXELS} voxels do not tell outliers"
     if metric == "lost_slice_fraction":
         return Estimate(average(voxels, "lost")), ""
     if metric == "perfusion_fraction" and (voxels[metric] < -0.995).all():

@@ -13,6 +13,7 @@ MetricName = Literal[
     "rd",
     "fa_of_mean_eigenvalues",
     "fa_noise_floor",
+    "fa_noise_floor_of_fit",
     "s0",
     "snr",
     "residual",
@@ -60,6 +61,13 @@ METRICS: Mapping[MetricName, Metric] = {
         "1",
         statistics=("mean",),
     ),
+    "fa_noise_floor_of_fit": Metric(
+        "The same for the noise that the residual of the fit shows, what denoising has left: an FA near it "
+        "tells no anisotropy even where the series was denoised. Where the tensor does not describe the "
+        "tissue the residual is more than noise, and the floor too high",
+        "1",
+        statistics=("mean",),
+    ),
     "s0": Metric("Signal at b=0 from the fit, in the units of the scanner", "arbitrary"),
     "snr": Metric("Signal at b=0 from the fit over the standard deviation of the noise, by voxel", "1"),
     "residual": Metric("Residual of the tensor fit: root mean square over the volumes, over S0", "1"),
@@ -76,7 +84,7 @@ METRICS: Mapping[MetricName, Metric] = {
     "outlier_fraction": Metric(
         "Fraction of the fitted voxels whose residual lies more than 3 robust standard deviations (1.4826 "
         "times the median absolute deviation) above the segment's median residual, and more than 0.001 of "
-        f"S0 above it; {_FRACTION}",
+        f"S0 above it; none below 10 voxels; {_FRACTION}",
         "1",
         statistics=("mean",),
     ),

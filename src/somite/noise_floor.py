@@ -90,6 +90,30 @@ def _log_floor(scheme: Scheme, snr_node: int, b_node: int) -> float:
     return math.log(float(fractional_anisotropy(eigen(fitted[:6])[0]).mean()))
 
 
+@dataclass(frozen=True)
+class NoiseFloor:
+    """The floor of one scheme, by SNR and MD, or by the residual of the fit and MD."""
+
+    scheme: Scheme
+
+    def at_snr(self, snr: float, md: float) -> float:
+        """See `noise_floor`."""
+        return noise_floor(self.scheme, snr, md)
+
+    def at_residual(self, residual: float, md: float) -> float:
+        """The floor for the noise that leaves this residual.
+
+        Args:
+            residual: root mean square over volumes and voxels of the fit's residual, over S0. The fit takes
+                up 7 of as many degrees of freedom as there are volumes.
+            md: mm2/s.
+        """
+        n = len(self.scheme.bvals)
+        if n <= PARAMETERS or not residual > 0:
+            return math.nan
+        return noise_floor(self.scheme, math.sqrt((n - PARAMETERS) / n) / residual, md)
+
+
 def noise_floor(scheme: Scheme, snr: float, md: float) -> float:
     """Mean FA of isotropic tissue; NaN where SNR or MD is not a number above 0.
 
