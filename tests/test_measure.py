@@ -246,6 +246,15 @@ def test_the_noise_floor_is_that_of_the_segments_snr_and_md(tmp_path: Path) -> N
     assert row["reason"] == "the standard deviation of the noise is not known"
 
 
+def test_the_snr_is_that_of_the_series_with_its_bias_field(tmp_path: Path) -> None:
+    arrays = scan()
+    arrays["bias_field"] = np.full(arrays["fa"].shape, 1.6, np.float32)
+    row = of(measure(tmp_path, arrays)[0], "canal", "snr")
+    expected = 1.6 * arrays["s0"][arrays["labels_dwi"] == 9].mean() / 40
+    assert float(row["value"]) == pytest.approx(expected, rel=1e-5)
+    assert float(row["snr"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_what_the_segment_table_tells_is_flagged(tmp_path: Path) -> None:
     header, *lines = TABLE.splitlines()
     flags = ["clipped", "n/a", "clipped", "n/a"]

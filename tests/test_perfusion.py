@@ -51,7 +51,7 @@ def estimated(
         bvec=bvec,
         mask=images.write(folder / "mask.nii", mask, grid),
     )
-    return images.read_float(made["perfusion_fraction"])[0], context
+    return np.array(images.read_float(made["perfusion_fraction"])[0]), context
 
 
 def test_the_truth_comes_back(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def transferred(
     more = {} if transform is None else {"labels_transform": transform}
     step = registry.discover()["fat_fraction"]
     made = step(fat_fraction.Config(), context, fat_given=given, dwi=dwi, **more)
-    return images.read_float(made["fat_fraction"])[0], context
+    return np.array(images.read_float(made["fat_fraction"])[0]), context
 
 
 def world(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
