@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 from test_roi import OBLIQUE, ROWS, TABLE, Arrays, Row, measure, of, read, scan
 
-from somite import selection
+from somite import images, selection
 from somite.errors import DatasetError
 from somite.gradients import Gradients
 from somite.interfaces import tensor
@@ -400,3 +401,35 @@ def test_a_session_without_segments_has_one_row_of_variants(tmp_path: Path) -> N
     measure(tmp_path, arrays, table=None)
     rows: list[Row] = read(tmp_path / "sensitivity.tsv", SENSITIVE)
     assert [row["reason"] for row in rows] == ["no segment is measured again"]
+
+
+def test_real_tracts_have_the_means_of_scipy(real_data: Path, tmp_path: Path) -> None:
+    names = ("CST_left", "CST_right", "CC")
+    folder = real_data / "atlas-test"
+    fa, grid = images.read_float(folder / "FA.nii.gz")
+    masks = [images.read_float(folder / f"{name}.nii.gz")[0] > 0 for name in names]
+    shape = fa.shape
+    eigenvalues = np.full((*shape, 3), 1e-3, np.float32)
+    same = {name: np.full(shape, 1e-3, np.float32) for name in ("md", "ad", "rd", "s0", "residual")}
+    labels = np.zeros(shape, np.int32)
+    for number, mask in enumerate(masks, start=1):
+        labels[mask] = number
+    arrays = same | {
+        "fa": fa,
+        "eigenvalues": eigenvalues,
+        "nonpositive": np.zeros(shape, np.uint8),
+        "noise_sigma": np.ones(shape, np.float32),
+        "mask": np.ones(shape, np.uint8),
+        "labels_dwi": labels,
+        "tract_density": np.stack(masks, -1).astype(np.float32),
+    }
+    table = "index\tname\n" + "".join(f"{i}\t{name}\n" for i, name in enumerate(names, start=1))
+    rows, _ = measure(tmp_path, arrays, {"metrics": ["fa"]}, grid.affine, table, texts={"tract_table": table})
+    means = ndimage.mean(fa.astype(float), labels, range(1, 4))
+    deviations = ndimage.standard_deviation(fa.astype(float), labels, range(1, 4))
+    for name, mask, mean, deviation in zip(names, masks, means, deviations, strict=True):
+        label, tract = (r for r in rows if r["region"] == name and r["statistic"] == "mean")
+        assert float(label["value"]) == pytest.approx(mean, abs=1e-6)
+        assert float(tract["value"]) == pytest.approx(fa[mask].mean(dtype=float), abs=1e-6)
+        n = int(label["n_voxels"])
+        assert float(label["se"]) * np.sqrt(n - 1) == pytest.approx(deviation, abs=1e-6)
