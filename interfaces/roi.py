@@ -147,16 +147,9 @@ def run(
     labels = None if labels_dwi is None else _read_labels(labels_dwi, grid)
     expected = expected_segments(config.segments, table, has_image=labels is not None)
     selections, values = select_labels(expected, labels, told)
-    for extraction, weighting, weights, names in (
-        ("tract", "density", tract_density, tract_table),
-        ("prob", "probability", probabilities_dwi, probability_table),
-    ):
-        if weights is not None and names is None:
-            raise DatasetError(_no_table(weights, "image of weights"))
-        if weights is not None and names is not None:
-            selections += select_weights(
-                weights, names, grid, extraction=extraction, weighting=weighting, least=config.min_weight
-            )
+    least = config.min_weight
+    selections += _weighted(tract_density, tract_table, grid, "tract", "density", least)
+    selections += _weighted(probabilities_dwi, probability_table, grid, "prob", "probability", least)
     bvals = np.loadtxt(bval, ndmin=1, dtype=np.float64).ravel()
     session = session_of(identity) | {"b_used": ";".join(map(str, shells(bvals)))}
     read = {name: _read(path, grid) for name, path in maps.items() if path is not None}
@@ -179,6 +172,22 @@ def run(
             SENSITIVITY_SCHEMA,
         ),
     )
+
+
+def _weighted(
+    weights: Path | None,
+    table: Path | None,
+    grid: images.Grid,
+    extraction: str,
+    weighting: str,
+    least: float,
+) -> list[Selection]:
+    """The segments of 4D weights, where they are given."""
+    if weights is None:
+        return []
+    if table is None:
+        raise DatasetError(_no_table(weights, "image of weights"))
+    return select_weights(weights, table, grid, extraction=extraction, weighting=weighting, least=least)
 
 
 def _measure_all(
