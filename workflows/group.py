@@ -25,8 +25,12 @@ STEPS = (
             "segments_parquet": Derivative("segments", extension=".parquet"),
             "segments_wide": Derivative("segments_wide", extension=".tsv"),
             "segments_dictionary": Derivative("segments", extension=".json"),
+            "derived_table": Derivative("derived", extension=".tsv"),
+            "sensitivity_parquet": Derivative("sensitivity", extension=".parquet"),
+            "sensitivity_dictionary": Derivative("sensitivity", extension=".json"),
         },
     ),
+    Use("reference", deliver={"reference": Derivative("reference", extension=".tsv")}),
     Use(
         "qc_table",
         deliver={
@@ -38,7 +42,12 @@ STEPS = (
 )
 
 # What is gathered from the sessions that are done -> how the names of its files end.
-GATHERED = {"stats": "_desc-segments_stats.tsv", "qc": "_desc-qc_stats.tsv"}
+GATHERED = {
+    "stats": "_desc-segments_stats.tsv",
+    "derived": "_desc-derived_stats.tsv",
+    "sensitivity": "_desc-sensitivity_stats.tsv",
+    "qc": "_desc-qc_stats.tsv",
+}
 
 STATUS_COLUMNS = (
     "participant_id",

@@ -150,10 +150,27 @@ STEPS = (
         },
     ),
     Use(
+        "perfusion",
+        {"dwi": "dwi_unbiased", "bval": "bval_loaded", "bvec": "bvec_corrected"},
+        {
+            "perfusion_fraction": Derivative(
+                "dwimap",
+                {"space": "dwi", "param": "perfusion"},
+                metadata={"Description": "Perfusion fraction", "Units": "unitless"},
+                told={"Description": "perfusion_fraction"},
+            )
+        },
+        unless_none=("perfusion_fraction",),
+    ),
+    Use(
         "roi",
         {"bval": "bval_used"},
-        {"segments": Derivative("stats", {"desc": "segments"}, ".tsv")},
+        {
+            "segments": Derivative("stats", {"desc": "segments"}, ".tsv"),
+            "sensitivity": Derivative("stats", {"desc": "sensitivity"}, ".tsv"),
+        },
     ),
+    Use("derived", deliver={"derived": Derivative("stats", {"desc": "derived"}, ".tsv")}),
 )
 
 # What the plan gives for every session, and what it may give.
