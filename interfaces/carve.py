@@ -1,0 +1,237 @@
+"""Carve labels into the segments that are measured: zones of roots, parts of discs, slabs, thirds; erode.
+
+Labels that already are segments pass unchanged, and so does every structure without a rule in the
+configuration. All cuts are made in world millimetres on the grid of the diffusion series, after the labels
+were brought there. Levels keep the names that the label table gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+
+from somite import levels
+from somite.carving import (
+    Body,
+    Discs,
+    Erosion,
+    Part,
+    Roots,
+    Slabs,
+    Thirds,
+    cut_discs,
+    cut_roots,
+    cut_slabs,
+    cut_thirds,
+)
+from somite.errors import DatasetError, Problem
+from somite.images import read_labels, write
+from somite.registry import Context, Labels, LabelTable, StepConfig, step
+from somite.rootline import points_of, read_landmarks
+from somite.segments import NA, Segment, field_text, read_label_table
+
+
+class Config(StepConfig):
+    """What to cut. A rule that is null cuts nothing."""
+
+    roots: Roots | None = None
+    """Roots into zones."""
+    discs: Discs | None = None
+    """Discs into nucleus and annulus."""
+    slabs: Slabs | None = None
+    """Canal and muscles in slabs at the discs."""
+    thirds: Thirds | None = None
+    """Muscles in thirds along the femur."""
+    erosion: Erosion = Erosion()
+    """Borders to take off."""
+
+
+def cut(body: Body, config: Config) -> Iterator[Part]:
+    """The parts of all structures that a rule of the configuration cuts, rule by rule."""
+    if config.roots:
+        yield from cut_roots(body, config.roots)
+    if config.discs:
+        yield from cut_discs(body, config.discs)
+    if config.slabs:
+        yield from cut_slabs(body, config.slabs)
+    if config.thirds:
+        yield from cut_thirds(body, config.thirds)
+
+
+@dataclass
+class Carved:
+    """The result: voxels (x, y, z) of int32, and the rows of their table."""
+
+    labels: NDArray[np.int32]
+    rows: list[dict[str, object]]
+
+
+def carve(body: Body, config: Config) -> Carved:
+    """Cut, and keep what no rule cuts: those labels keep their values, parts get values above all others.
+
+    A part whose name the table already gives to a label of its own is left out: that label stands.
+    """
+    given = {segment for segment in body.segments() if segment.segment}
+    made = Carved(np.zeros(body.labels.shape, np.int32), [])
+    value = max((label.index for label in body.table), default=0)
+    parts = []
+    for part in cut(body, config):
+        if part.segment in given:
+            body.context.warn(_given_already(part.segment))
+            continue
+        value += 1
+        made.labels[part.mask] = value
+        parts.append(_row(value, part.segment, part.reason, part.flags))
+    for label in body.table:
+        if label.segment in body.taken:
+            continue
+        mask, reason = body.eroded(label.segment)
+        made.labels[mask & (body.labels == label.index)] = label.index
+        made.rows.append(_row(label.index, label.segment, reason, (), label.name))
+    made.rows += parts
+    return made
+
+
+def _row(
+    index: int, segment: Segment, reason: str, flags: tuple[str, ...], name: str = ""
+) -> dict[str, object]:
+    name = name or "_".join(part for part in astuple(segment) if part and part != "midline")
+    place = {key: text or NA for key, text in asdict(segment).items()}
+    return {"index": index, "name": name} | place | {"flags": ";".join(flags), "reason": reason}
+
+
+def tell_levels(body: Body) -> None:
+    """Leave word of transitional anatomy and of names that are no levels. Nothing is renumbered."""
+    named = [segment.level for segment in body.segments()]
+    listed = levels.transitional(named)
+    if listed:
+        body.context.infer(
+            "transitional anatomy",
+            ", ".join(listed),
+            "levels that most spines do not have; their names are kept",
+        )
+        body.context.warn(_levels_problem("TRANSITIONAL_ANATOMY", "levels of a transitional anatomy", listed))
+    if strange := levels.unknown(named):
+        body.context.warn(_levels_problem("LEVEL_UNKNOWN", "levels are neither vertebrae nor discs", strange))
+
+
+def tell_disc_order(body: Body, region: str) -> None:
+    """Warn where discs do not lie in the order of their names, the upper ones above."""
+    heights = {}
+    for level in dict.fromkeys(s.level for s in body.segments() if s.region == region):
+        rank, mask = levels.rank(level), body.where(region, level=level)
+        if rank is not None and mask.any():
+            heights[level] = (rank, points_of(mask, body.grid)[:, 2].mean())
+    by_name = sorted(heights, key=lambda level: heights[level][0])
+    by_place = sorted(heights, key=lambda level: -heights[level][1])
+    if by_name != by_place:
+        what = "discs do not lie in the order of their names, from the head down"
+        body.context.warn(_levels_problem("LEVEL_ORDER", what, by_place))
+
+
+def _levels_problem(code: str, what: str, found: Sequence[str]) -> Problem:
+    return Problem(
+        code,
+        what,
+        found=", ".join(found),
+        expected="C1 to S5 for vertebrae and nerves, L4-L5 for discs",
+        do="check the names in the label table: nothing is renumbered, and all rows keep the names given",
+        severity="warning",
+    )
+
+
+def _given_already(segment: Segment) -> Problem:
+    return Problem(
+        "SEGMENT_GIVEN",
+        "a part was to be cut that has a label of its own",
+        found=str(segment),
+        expected="either the whole structure or its parts",
+        do="nothing if the label is right: it is kept, and the whole is not cut for this part",
+        severity="warning",
+    )
+
+
+def _tell_reasons(rows: Sequence[Mapping[str, object]], context: Context) -> None:
+    missing = [f"{row['name']} ({row['reason']})" for row in rows if row["reason"]]
+    context.numbers["segments_carved"] = float(len(rows))
+    context.numbers["segments_empty"] = float(len(missing))
+    if missing:
+        context.warn(
+            Problem(
+                "SEGMENT_EMPTY",
+                f"{len(missing)} of {len(rows)} segments have no voxel",
+                found="; ".join(missing),
+                do="the table of the segments holds them with the reason",
+                severity="warning",
+            )
+        )
+
+
+COLUMNS = ("index", "name", "region", "side", "level", "segment", "flags", "reason")
+
+
+def write_segments(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Write the table of the segments, a label table with the columns flags and reason, as TSV."""
+    lines = ["\t".join(COLUMNS)]
+    lines += ["\t".join(field_text(row[name]) for name in COLUMNS) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return path
+
+
+@step(
+    makes={
+        "segments_dwi": "Label image of the segments on the grid of the diffusion series, 3D NIfTI",
+        "segment_table": "Table of the segments, TSV: a label table with the columns flags and reason",
+    },
+    dwi_copies=1.0,
+)
+def run(
+    labels_dwi: Labels,
+    label_table: LabelTable,
+    config: Config,
+    context: Context,
+    landmarks: Annotated[Path, "Dural exits, TSV: x, y, z (world mm), region, side, level"] | None = None,
+) -> tuple[Path, Path]:
+    """Carve the labels into segments.
+
+    Raises:
+        DatasetError: `LABEL_TABLE`, `LANDMARK_TABLE`, `LABEL_NOT_INTEGER`, `LABEL_GRID`, `IMAGE_UNREADABLE`.
+    """
+    labels, grid = read_labels(labels_dwi)
+    if labels.size != np.prod(grid.shape):
+        raise DatasetError(_not_3d(labels_dwi, labels.shape))
+    body = Body(
+        labels.reshape(grid.shape),
+        grid,
+        read_label_table(label_table),
+        config.erosion,
+        context,
+        {} if landmarks is None else read_landmarks(landmarks),
+    )
+    tell_levels(body)
+    for region in {
+        rule for rule in (config.discs and config.discs.region, config.slabs and config.slabs.disc) if rule
+    }:
+        tell_disc_order(body, region)
+    made = carve(body, config)
+    _tell_reasons(made.rows, context)
+    return (
+        write(context.folder / "segments_dwi.nii", made.labels, grid),
+        write_segments(context.folder / "segment_table.tsv", made.rows),
+    )
+
+
+def _not_3d(path: Path, shape: tuple[int, ...]) -> Problem:
+    return Problem(
+        "LABEL_GRID",
+        "the label image is not 3D",
+        where=str(path),
+        found=f"shape {shape}",
+        expected="one volume",
+        do="give one label image; probability maps are another kind of file",
+    )
