@@ -89,7 +89,7 @@ def profile_rows(
     for k, position in enumerate(nodes):
         reason = ""
         if not curve.s[0] - width / 2 <= position <= curve.s[-1] + width / 2:
-            reason = f"the structure reaches from {curve.s[0]:.1f} to {curve.s[-1]:.1f} mm"
+            reason = f"the structure reaches from {_mm(curve.s[0])} to {_mm(curve.s[-1])} mm"
         elif weights.n_voxels[k] < config.min_voxels:
             few = f"{weights.n_voxels[k]} voxels at the node have a tensor fit"
             reason = f"{few}, min_voxels is {config.min_voxels}"
@@ -104,6 +104,10 @@ def profile_rows(
         for metric in config.metrics:
             value, se = (float(v[k]) for v in found[metric])
             yield common | {"metric": metric} | ({} if reason else {"value": value, "se": se})
+
+
+def _mm(x: float) -> str:
+    return f"{round(float(x), 1) + 0.0:.1f}"  # + 0.0 turns -0 into 0
 
 
 def no_rows(nodes: Sequence[float], reason: str, config: Config) -> Iterator[Row]:

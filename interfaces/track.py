@@ -138,6 +138,8 @@ def track(seeds: Inside, tissue: Tissue, config: Config, threads: int = 1) -> li
 
     The same for any number of threads.
     """
+    if not seeds.any():
+        return []
     at = random_seeds_from_mask(
         seeds, tissue.grid.affine, seeds_count=config.seeds_per_voxel, random_seed=config.seed
     )

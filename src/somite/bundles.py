@@ -9,19 +9,21 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from dipy.io.stateful_tractogram import StatefulTractogram
-from dipy.io.streamline import load_tractogram, save_tractogram
-from dipy.io.utils import Space
+from dipy.io.streamline import load_tractogram
 from dipy.stats.analysis import afq_profile, gaussian_weights
 from dipy.tracking.streamline import orient_by_streamline, values_from_volume
 from dipy.tracking.streamlinespeed import set_number_of_points
 from nibabel.streamlines.array_sequence import ArraySequence as Streamlines
+from nibabel.streamlines.header import Field
+from nibabel.streamlines.tractogram import Tractogram
+from nibabel.streamlines.tractogram_file import DataError, HeaderError
 from numpy.typing import NDArray
 
 from somite.centreline import Centreline, Floats
 from somite.errors import DatasetError, Problem
 from somite.images import Grid
 
+_BROKEN = (HeaderError, DataError)
 KEY = "tract"
 """Name of the data of each streamline that tells its bundle: the index in the table of the tracts."""
 
@@ -51,11 +53,13 @@ def read_bundles(path: Path, reference: Path) -> Bundles:
         DatasetError: `TRACTS_UNREADABLE`.
     """
     try:
-        own = "same" if path.suffix in (".trk", ".trx") else str(reference)
-        tractogram = load_tractogram(str(path), own, bbox_valid_check=False)
-        if not tractogram:
-            raise ValueError("not a tractogram that dipy can read")
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
+        if path.suffix in (".trk", ".tck"):
+            tractogram = nib.streamlines.load(path).tractogram
+        else:
+            tractogram = load_tractogram(str(path), str(reference), bbox_valid_check=False)
+            tractogram.to_rasmm()
+            tractogram.to_center()
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, *_BROKEN) as error:
         raise DatasetError(
             Problem(
                 "TRACTS_UNREADABLE",
@@ -66,8 +70,6 @@ def read_bundles(path: Path, reference: Path) -> Bundles:
                 do="write it again with the tool that it comes from, and check its ending",
             )
         ) from error
-    tractogram.to_rasmm()
-    tractogram.to_center()
     lines = [np.asarray(line, np.float64) for line in tractogram.streamlines]
     kept = tractogram.data_per_streamline
     index = np.asarray(kept[KEY]).reshape(-1) if KEY in kept else np.ones(len(lines))
@@ -76,11 +78,16 @@ def read_bundles(path: Path, reference: Path) -> Bundles:
 
 def write_bundles(path: Path, bundles: Bundles, grid: Grid) -> Path:
     """Write streamlines as .trk on a grid, with their bundles as the data `tract`; returns `path`."""
-    reference = nib.Nifti1Image(np.zeros(grid.shape, np.uint8), grid.affine)
-    lines = Streamlines([line.astype(np.float32) for line in bundles.streamlines])
-    data = {KEY: bundles.index.astype(np.float32)[:, None]}
-    tractogram = StatefulTractogram(lines, reference, Space.RASMM, data_per_streamline=data)
-    save_tractogram(tractogram, str(path), bbox_valid_check=False)
+    lines = [line.astype(np.float32) for line in bundles.streamlines]
+    data = {KEY: bundles.index.astype(np.float32)[:, None]} if lines else None
+    header = {
+        Field.VOXEL_TO_RASMM: grid.affine,
+        Field.VOXEL_SIZES: grid.voxel_mm,
+        Field.DIMENSIONS: grid.shape,
+        Field.VOXEL_ORDER: "".join(nib.aff2axcodes(grid.affine)),
+    }
+    tractogram = Tractogram(lines, data_per_streamline=data, affine_to_rasmm=np.eye(4))
+    nib.streamlines.save(tractogram, str(path), header=header)
     return path
 
 
@@ -90,8 +97,9 @@ def bundle_profile(
     """Profile of a map along a bundle by dipy's afq_profile, and its standard error, both (nodes,).
 
     Streamlines are oriented by the core and weighted at each node by their distance from it (gaussian_weights
-    of dipy). The error takes the streamlines as independent: the weighted standard deviation over the square
-    root of their effective number.
+    of dipy); equally where fewer than 5 streamlines, or streamlines in one plane, have no covariance. The
+    error takes the streamlines as independent: the weighted standard deviation over the square root of their
+    effective number.
 
     Args:
         data: (x, y, z).
@@ -104,7 +112,7 @@ def bundle_profile(
     guide = core.points[np.linspace(0, len(core.points) - 1, nodes).astype(int)].astype(np.float32)
     bundle = orient_by_streamline(Streamlines([line.astype(np.float32) for line in lines]), guide)
     bundle = set_number_of_points(bundle, nb_points=nodes)
-    weights = np.ones((1, nodes)) if len(lines) == 1 else gaussian_weights(bundle, n_points=nodes)
+    weights = _gaussian(bundle, nodes)
     mean = np.asarray(afq_profile(volume, bundle, affine, n_points=nodes, weights=weights), np.float64)
     values = np.array(values_from_volume(volume, bundle, affine))
     effective = 1 / (weights**2).sum(0)
@@ -112,3 +120,14 @@ def bundle_profile(
     single = effective <= 1 + 1e-9
     se = np.sqrt(spread / np.where(single, 1.0, effective - 1))
     return mean, np.where(single, np.nan, se)
+
+
+def _gaussian(bundle: Streamlines, nodes: int) -> Floats:
+    """Weights (n streamlines, nodes) of dipy; equal where there are too few streamlines for a covariance."""
+    n = len(bundle)
+    if n > 4:
+        try:
+            return np.asarray(gaussian_weights(bundle, n_points=nodes), np.float64)
+        except np.linalg.LinAlgError:  # all streamlines in one plane at a node
+            pass
+    return np.full((n, nodes), 1.0 / n)

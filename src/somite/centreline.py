@@ -124,7 +124,7 @@ def through_voxels(
 
 
 def through_bundle(streamlines: Sequence[Floats], smooth_mm: float = SMOOTH_MM) -> Centreline:
-    """The centreline of a bundle, between the medians of where its streamlines begin and end.
+    """The centreline of a bundle, as far as a tenth of its streamlines reach at either end.
 
     Args:
         streamlines: arrays (k, 3), world mm, each in either direction.
@@ -142,8 +142,8 @@ def through_bundle(streamlines: Sequence[Floats], smooth_mm: float = SMOOTH_MM) 
     first, _ = guide.project(points)
     curve = _principal_curve(points, np.ones(len(points)), first, smooth_mm)
     s = np.split(curve.project(points)[0], np.cumsum([len(line) for line in lines])[:-1])
-    low = float(np.quantile([part.min() for part in s], 0.5))
-    high = float(np.quantile([part.max() for part in s], 0.5))
+    low = float(np.quantile([part.min() for part in s], 0.1))
+    high = float(np.quantile([part.max() for part in s], 0.9))
     return _stretch(curve, low, high)
 
 
