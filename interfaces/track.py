@@ -40,8 +40,8 @@ class Config(StepConfig):
     """Regions whose labels are seeds; every side and level of them is a tract."""
     seed_segments: tuple[Word, ...] = ()
     """Parts of them that are seeds: `foraminal_drg`; none: the whole label."""
-    method: Literal["deterministic", "probabilistic"] = "deterministic"
-    """Follow the largest value of the tensor's distribution of directions, or draw from it."""
+    method: Literal["none", "deterministic", "probabilistic"] = "none"
+    """Follow the largest value of the tensor's distribution of directions, or draw from it; none: no tracts."""
     step_mm: float = Field(0.5, gt=0, le=5)
     """Length of a step."""
     angle_max_deg: float = Field(30.0, gt=0, le=90)

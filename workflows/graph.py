@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import graphlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,14 @@ class Use:
     """A product without which the step is left out, where it may not be given."""
     unless_none: tuple[str, ...] = ()
     """Products that say nothing where the step's method is none, and are not delivered then."""
+    when_asked: bool = False
+    """Whether the step is left out where its method is none."""
+
+    def belongs(self, given: Container[str], config_of: Callable[[str], StepConfig]) -> bool:
+        """Whether the step belongs to a workflow with what is given, and these options."""
+        if self.only_with and self.only_with not in given:
+            return False
+        return not self.when_asked or config_of(self.step).model_dump()["method"] != "none"
 
     def delivered(self, config: Mapping[str, Any]) -> Mapping[str, Derivative]:
         """What is delivered by a node with these options."""

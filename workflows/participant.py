@@ -109,6 +109,18 @@ STEPS = (
         only_with="labels",
     ),
     Use(
+        "carve",
+        deliver={
+            "segments_dwi": Derivative(
+                "dseg",
+                {"space": "dwi", "desc": "segments"},
+                metadata={"Description": "Segments that were measured, cut from the labels"},
+            ),
+            "segment_table": Derivative("dseg", {"space": "dwi", "desc": "segments"}, ".tsv"),
+        },
+        only_with="labels",
+    ),
+    Use(
         "mask",
         {"dwi": "dwi_unbiased", "bval": "bval_loaded"},
         {
@@ -163,8 +175,25 @@ STEPS = (
         unless_none=("perfusion_fraction",),
     ),
     Use(
+        "track",
+        deliver={
+            "tracts": Derivative("tractogram", {"space": "dwi"}, ".trk"),
+            "tract_density": Derivative(
+                "probseg",
+                {"space": "dwi", "desc": "tracts"},
+                metadata={"Description": "Part of a tract's streamlines in each voxel, a volume per tract"},
+            ),
+            "tract_table": Derivative("probseg", {"space": "dwi", "desc": "tracts"}, ".tsv"),
+        },
+        only_with="labels",
+        when_asked=True,
+    ),
+    Use(
+        "profile", deliver={"profiles": Derivative("stats", {"desc": "profiles"}, ".tsv")}, only_with="labels"
+    ),
+    Use(
         "roi",
-        {"bval": "bval_used"},
+        {"bval": "bval_used", "labels_dwi": "segments_dwi", "label_table": "segment_table"},
         {
             "segments": Derivative("stats", {"desc": "segments"}, ".tsv"),
             "sensitivity": Derivative("stats", {"desc": "sensitivity"}, ".tsv"),
@@ -200,7 +229,7 @@ def joined(settings: Settings) -> Callable[[frozenset[str]], tuple[Node, ...]]:
     @cache
     def nodes(present: frozenset[str]) -> tuple[Node, ...]:
         given = (*GIVEN, *sorted(present))
-        uses = [use for use in STEPS if not use.only_with or use.only_with in given]
+        uses = [use for use in STEPS if use.belongs(given, settings.step)]
         return join(uses, given, settings.step, "workflows/participant.py")
 
     return nodes

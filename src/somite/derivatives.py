@@ -32,6 +32,7 @@ BIDSIGNORE = """\
 *_motion.tsv
 *_outliers.tsv
 *_distortion.tsv
+*_tractogram.trk
 /group
 """
 
