@@ -41,7 +41,7 @@ class Config(StepConfig):
     seed_segments: tuple[Word, ...] = ()
     """Parts of them that are seeds: `foraminal_drg`; none: the whole label."""
     method: Literal["none", "deterministic", "probabilistic"] = "none"
-    """Follow the largest value of the tensor's distribution of directions, or draw from it; none: no tracts."""
+    """Follow the largest value of the distribution of directions, or draw from it; none: no tracts."""
     step_mm: float = Field(0.5, gt=0, le=5)
     """Length of a step."""
     angle_max_deg: float = Field(30.0, gt=0, le=90)

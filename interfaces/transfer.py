@@ -87,7 +87,8 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "nothing"
 
 
-def _read_labels_3d(path: Path) -> tuple[NDArray[np.int32], Grid]:
+def read_labels_3d(path: Path) -> tuple[NDArray[np.int32], Grid]:
+    """A label image of one volume. Raises `LABEL_NOT_3D` beside what `read_labels` does."""
     labels, grid = read_labels(path)
     if labels.size != np.prod(grid.shape):
         raise DatasetError(
@@ -103,7 +104,8 @@ def _read_labels_3d(path: Path) -> tuple[NDArray[np.int32], Grid]:
     return labels.reshape(grid.shape), grid
 
 
-def _other_grid(path: Path, found: Grid, expected: Grid) -> DatasetError:
+def other_grid(path: Path, found: Grid, expected: Grid) -> DatasetError:
+    """The error for an image that lies on another grid, where no transform is given."""
     return DatasetError(
         Problem(
             "LABEL_GRID",
@@ -132,8 +134,11 @@ def run(
     context: Context,
     labels_transform: Annotated[Path, "ITK transform: points of the DWI to points of the labels"]
     | None = None,
+    anatomy_transform: Annotated[Path, "The same, found by registration to the anatomy"] | None = None,
 ) -> tuple[Path, Path]:
-    """Bring the labels to the grid of the series: as they are where they lie on it, else the nearest label.
+    """Bring the labels to the grid of the series: as they are where they lie on it, else through a transform.
+
+    A transform that is given comes before one that was found by registration.
 
     The same voxels in another storage order are put into the series' order, and nothing is resampled. Image
     and table together are labels that a person can edit and give back.
@@ -143,17 +148,18 @@ def run(
             `LABEL_NOT_3D`, `TRANSFORM_UNREADABLE`, `IMAGE_UNREADABLE`.
     """
     grid = grid_of(open_image(dwi))
-    values, label_grid = _read_labels_3d(labels)
+    values, label_grid = read_labels_3d(labels)
     table = read_label_table(label_table)
     _tell_sides(values, label_grid, table, labels, context)
-    if labels_transform is not None:
-        points = transform_points(read_transform(labels_transform), points_of(grid))
+    given = labels_transform or anatomy_transform
+    if given is not None:
+        points = transform_points(read_transform(given), points_of(grid))
         moved = nearest_labels(values, label_grid, points).reshape(grid.shape)
-        context.infer("labels", "nearest neighbour", f"through {labels_transform.name}")
+        context.infer("labels", "nearest neighbour", f"through {given.name}")
     else:
         change = storage_change(label_grid, grid)
         if change is None:
-            raise _other_grid(labels, label_grid, grid)
+            raise other_grid(labels, label_grid, grid)
         moved = change.apply(values)
         if not change.is_identity:
             context.infer("labels", "voxels in another order", "the same voxels, stored along other axes")

@@ -339,8 +339,8 @@ BAD: dict[str, tuple[Mapping[str, Any], str, dict[str, str]]] = {
     "label shifted": ({SERIES: None, LABELS: {"origin": [0, 0, 1]}}, "LABEL_GRID", {"found": "1.00"}),
     "label in T2w space": (
         {SERIES: None, LABELS.replace("space-dwi", "space-T2w"): {"shape": [9, 9, 9]}},
-        "LABEL_GRID",
-        {"do": "from-T2w_to-dwi"},
+        "ANATOMY_MISSING",
+        {"expected": "sub-01_T2w.nii.gz", "do": "from-T2w_to-dwi"},
     ),
     "label 4D": ({SERIES: None, LABELS: {"shape": [5, 4, 3, 2]}}, "LABEL_GRID", {"found": "5 x 4 x 3 x 2"}),
     "label without table": (

@@ -287,7 +287,13 @@ def _session(
     pairing = find_pairing(one.series, candidates if study.undistort else None)
     series, joined = check_joined(one.series, study.b0_max, pairing.opposed is not None)
     labelling = find_labels(
-        series, beside.labels, beside.transforms, settings.labels.filter, study.wanted, study.tables
+        series,
+        beside.labels,
+        beside.transforms,
+        settings.labels.filter,
+        study.wanted,
+        study.tables,
+        study.dataset,
     )
     mask = find_mask(
         series,
@@ -308,6 +314,7 @@ def _session(
         label_source=labelling.table.source,
         label_entities=labelling.entities,
         labels_transform=labelling.transform,
+        anatomy=labelling.anatomy,
         mask=mask.path,
         opposed=pairing.opposed,
         roi_source=_roi_source(settings, labelling),

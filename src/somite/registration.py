@@ -256,14 +256,14 @@ def align_by_information(fixed: Volume, moving: Volume, region: Region, fwhm_mm:
     """
     n_bins = int(np.clip(np.sqrt(len(region.voxels)) / 2, 8, 48))  # or few points inform of every bin
     top = np.array(region.grid.shape) - 1
-    points = region.points + _scattered(region.points) * float(np.prod(region.grid.voxel_mm) ** (1 / 3))
+    points = region.points + scattered(region.points) * float(np.prod(region.grid.voxel_mm) ** (1 / 3))
     voxels = np.clip(points @ region.to_voxels[:3, :3].T + region.to_voxels[:3, 3], 0, top)
     points = voxels @ region.grid.affine[:3, :3].T + region.grid.affine[:3, 3]
     points = np.column_stack([points, np.ones(len(points))])
     still, spline = (coefficients(smooth(volume, fwhm_mm, region.grid)) for volume in (fixed, moving))
     fixed_values, moving_values = (sample(image, voxels)[0] for image in (still, spline))
-    bins = np.clip(_Binning.of(fixed_values, n_bins).scale(fixed_values), 0, n_bins - 1).astype(np.intp)
-    binning = _Binning.of(moving_values, n_bins)
+    bins = np.clip(Binning.of(fixed_values, n_bins).scale(fixed_values), 0, n_bins - 1).astype(np.intp)
+    binning = Binning.of(moving_values, n_bins)
     # N times the information is a log likelihood, beside which the prior stands.
     precision = _ALIKE / (_PRIOR_MM**2 * len(points))
 
@@ -292,24 +292,26 @@ def align_by_information(fixed: Volume, moving: Volume, region: Region, fwhm_mm:
     return Alignment(small_motion(found.x, region), covariance)
 
 
-def _scattered(points: Float) -> Float:
+def scattered(points: Float) -> Float:
     """Offsets (n, 3) from -0.5 to 0.5 that depend on the place alone, not on the order of the points."""
     return np.asarray(np.modf(np.sin(points @ _SCATTER.T) * 1e3)[0] / 2)
 
 
 @dataclass(frozen=True)
-class _Binning:
+class Binning:
     """Scaling of values to bins: the first and the last half per cent share the outermost bins."""
 
     low: float
     per_unit: float
 
     @classmethod
-    def of(cls, values: Volume, n_bins: int) -> _Binning:
+    def of(cls, values: Volume, n_bins: int) -> Binning:
+        """That of an image's values."""
         low, high = np.percentile(values, (0.5, 99.5))
         return cls(float(low), (n_bins - 1) / max(float(high - low), 1e-12))
 
     def scale(self, values: Volume) -> Float:
+        """Values as positions among the bins, from 0 to n_bins - 1 and beyond."""
         return (np.asarray(values, np.float64) - self.low) * self.per_unit
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from somite.bids import IMAGE_EXTENSIONS, File, Name, comparable, stem
+from somite.dataset.anatomy import find_anatomy
 from somite.dataset.grouping import duplicate_name
-from somite.dataset.index import Visit
+from somite.dataset.index import Dataset, Visit
 from somite.dataset.label_tables import LabelTable, Wanted, find_label_table
 from somite.dataset.regions import Tables
 from somite.dataset.series import check_access, read_header
@@ -47,6 +48,8 @@ class Labelling:
     transform: Path | None = None
     entities: Mapping[str, str] = field(default_factory=dict)
     """What the name of the label image says about itself: `seg`, `desc`."""
+    anatomy: Path | None = None
+    """The image that the labels were drawn on, where it is to be registered."""
     problems: tuple[Problem, ...] = ()
     facts: tuple[Fact, ...] = ()
 
@@ -67,6 +70,7 @@ def find_labels(
     chosen: BaseModel,
     wanted: Wanted,
     tables: Tables,
+    dataset: Dataset | None = None,
 ) -> Labelling:
     """The label image of a group of runs with its table and transform, and all that is wrong with them.
 
@@ -77,6 +81,7 @@ def find_labels(
         chosen: filter of the label images.
         wanted: what says what the values mean, and the segments that it shall name.
         tables: what has been read already.
+        dataset: of the scans, among which the image is looked for that labels in its space were drawn on.
     """
     image, about = choose(visit, "dseg", chosen, series)
     if image is None or visit is None:
@@ -84,13 +89,18 @@ def find_labels(
         return Labelling(problems=missing)
     table = find_label_table(image, visit, wanted, tables)
     transform = _find_transform(image, series, transforms)
-    where = check_grid(image, series, transform.path, bool(transform.problems))
-    found = (about, table, transform, where)
+    anatomy = (
+        Found() if transform.path or transform.problems else _find_anatomy(image, series, visit, dataset)
+    )
+    told = bool(transform.problems or anatomy.problems or anatomy.path)
+    where = check_grid(image, series, transform.path, told)
+    found = (about, table, transform, anatomy, where)
     return Labelling(
         image.path,
         table,
         transform.path,
         {key: image.name.entities[key] for key in ("seg", "desc") if key in image.name.entities},
+        anatomy.path,
         tuple(problem for part in found for problem in part.problems),
         tuple(fact for part in found for fact in part.facts),
     )
@@ -197,6 +207,19 @@ def _find_transform(image: File, series: Sequence[Series], visit: Visit | None) 
     except DatasetError as error:
         return Found(problems=error.problems)
     return Found(best[0].path)
+
+
+def _find_anatomy(image: File, series: Sequence[Series], visit: Visit, dataset: Dataset | None) -> Found:
+    """What labels in another space than the series', and on another grid, were drawn on."""
+    if _in_dwi_space(image.name):
+        return Found()
+    try:
+        grid, _ = read_header(image.path, "the label image")
+    except DatasetError:
+        return Found()  # check_grid tells it
+    if series[0].grid is None or storage_change(grid, series[0].grid) is not None:
+        return Found()
+    return Found(*find_anatomy(image, visit, dataset))
 
 
 def _without_route(name: Name) -> Name:

@@ -87,6 +87,8 @@ class Session:
     label_entities: Mapping[str, str] = field(default_factory=dict)
     """What the name of the label image says about itself, such as {"seg": "lumbar"}."""
     labels_transform: Path | None = None
+    anatomy: Path | None = None
+    """The image that the labels were drawn on, where they are to be brought to the series by registration."""
     mask: Path | None = None
     opposed: tuple[Opposed, ...] | None = None
     """Images that tell its distortion; none where its own series do, None where it is not corrected."""
