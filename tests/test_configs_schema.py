@@ -11,7 +11,7 @@ from pydantic import Field
 from somite.configs import model, reader
 from somite.configs.document import parse
 from somite.errors import ConfigError
-from somite.phantom.anatomy import SEGMENTS
+from somite.phantom.lumbar import SEGMENTS
 from somite.registry import Step, StepConfig, discover
 from somite.segments import expand
 

@@ -14,8 +14,11 @@ from numpy.typing import NDArray
 from somite.errors import ConfigError
 from somite.gradients import Gradients
 from somite.images import Grid
-from somite.phantom import anatomy, lumbar, noise, paint, roots, scheme, tissue
-from somite.phantom.lumbar import Phantom, lumbar_grid, make_lumbar
+from somite.phantom import anatomy, lumbar, make, noise, paint, roots, scheme, tissue
+from somite.phantom.lumbar import lumbar_grid, make_lumbar
+from somite.phantom.make import Phantom
+from somite.phantom.scan import drift
+from somite.phantom.truth import segment_truth
 from somite.segments import Label, Segment
 
 GRIDS = {
@@ -120,7 +123,7 @@ def test_a_root_turns_from_its_first_direction_to_its_last_and_ends_flat() -> No
 
 def test_fa_of_mean_eigenvalues_is_not_the_mean_fa() -> None:
     fa, md = np.array([0.1, 0.7]), np.array([1e-3, 1e-3])
-    truth = lumbar.segment_truth(Segment("x"), fa, md)
+    truth = segment_truth(Segment("x"), fa, md)
     values = np.array([truth.mean["ad"], truth.mean["rd"], truth.mean["rd"]])
     by_hand = math.sqrt(1.5 * ((values - values.mean()) ** 2).sum() / (values**2).sum())
     assert truth.mean["fa_of_mean_eigenvalues"] == pytest.approx(by_hand)
@@ -133,7 +136,7 @@ def test_right_is_at_positive_x_and_levels_descend(clean: Phantom) -> None:
             continue
         x = world(clean.grid, clean.labels == label.index)[:, 0]
         assert (x > 0).all() if label.segment.side == "R" else (x < 0).all(), label.name
-    for region, levels in (("nerve_root", anatomy.NERVE_LEVELS), ("canal", anatomy.DISC_LEVELS)):
+    for region, levels in (("nerve_root", lumbar.NERVE_LEVELS), ("canal", lumbar.DISC_LEVELS)):
         heights = [
             world(clean.grid, np.isin(clean.labels, [m.index for m in of_region(clean, region, level=v)]))[
                 :, 2
@@ -146,7 +149,7 @@ def test_right_is_at_positive_x_and_levels_descend(clean: Phantom) -> None:
 def test_roots_run_down_outward_and_forward_and_their_fibres_along_them(clean: Phantom) -> None:
     zones = list(roots.ZONES)
     for side, sign in anatomy.SIDES.items():
-        for level in anatomy.NERVE_LEVELS[::2]:
+        for level in lumbar.NERVE_LEVELS[::2]:
             places = []
             for zone in zones:
                 (label,) = of_region(clean, "nerve_root", side=side, level=level, segment=zone)
@@ -191,7 +194,7 @@ def test_partial_volume_has_labels_of_its_own(clean: Phantom) -> None:
     # A pure voxel's signal is that of the tissue: all canal voxels alike, edges between canal and fat.
     b0 = clean.dwi[..., 0]
     canal = [label.index for label in of_region(clean, "canal")]
-    csf = lumbar.NERVE_SIGNAL * tissue.CSF.brightness(73.7) / tissue.NERVE.brightness(73.7)
+    csf = make.REFERENCE_SIGNAL * tissue.CSF.brightness(73.7) / tissue.NERVE.brightness(73.7)
     assert np.ptp(b0[np.isin(clean.labels, canal)]) < 0.01
     assert b0[np.isin(clean.labels, canal)].mean() == pytest.approx(csf, rel=1e-5)
     edge = b0[np.isin(clean.labels, np.array(canal) + anatomy.EDGE)]
@@ -228,7 +231,7 @@ def test_same_seed_same_bits_and_noise_apart_from_anatomy() -> None:
 
 def test_noise_is_rician_of_the_snr_of_nerve(noisy: list[Phantom]) -> None:
     phantom = noisy[0]
-    assert phantom.sigma == pytest.approx(lumbar.NERVE_SIGNAL / 25)
+    assert phantom.sigma == pytest.approx(make.REFERENCE_SIGNAL / 25)
     air = np.zeros((100, 400), np.float32)
     noise.add_rician(air, phantom.sigma, np.random.default_rng(0))
     assert air.mean() == pytest.approx(phantom.sigma * math.sqrt(math.pi / 2), rel=0.01)
@@ -298,7 +301,7 @@ def test_fits_at_snr_25_agree_with_what_is_expected(noisy: list[Phantom]) -> Non
         fa = np.concatenate([fit.fa for fit in fits])
         md = np.concatenate([fit.md for fit in fits])
         assert len(fa) >= 200
-        means = lumbar.expected(noisy[0], indices, n=6000)
+        means = make.expected(noisy[0], indices, n=6000)
         assert fa.mean() == pytest.approx(means.fa, abs=0.01), kind
         assert md.mean() == pytest.approx(means.md, rel=0.03 if kind == "canal" else 0.01), kind
 
@@ -355,7 +358,7 @@ def test_motion_turns_the_fibres_with_the_body() -> None:
 
 
 def test_drift_starts_at_rest_and_stays_within_bounds() -> None:
-    motion = lumbar.drift(37, 1, shift_mm=1.5, turn_deg=0.5)
+    motion = drift(37, 1, shift_mm=1.5, turn_deg=0.5)
     assert motion[0] == pytest.approx(np.eye(4))
     assert np.abs(motion[:, :3, 3]).max() == pytest.approx(1.5)
     for pose in motion:

@@ -15,8 +15,9 @@ import pytest
 
 from somite import gradients, images
 from somite.errors import ConfigError
-from somite.phantom import dataset, lumbar, scheme
+from somite.phantom import bids_files, lumbar, person_files, scheme
 from somite.phantom.dataset import write_dataset
+from somite.phantom.scan import Scan, drift
 from somite.segments import read_label_table
 
 # Column for column the data model of the long table.
@@ -103,7 +104,7 @@ def test_a_participant_does_not_depend_on_how_many_there_are(cohort: Path, tmp_p
     one = contents(write_dataset(tmp_path / "one", 1, 1, 25.0, grid=COARSE))
     many = contents(cohort)
     names = [name for name in one if "sub-01" in name]
-    assert len(names) == 7
+    assert len(names) == 9
     assert all(one[name] == many[name] for name in names)
 
 
@@ -153,7 +154,7 @@ def test_sidecar_says_what_the_pipeline_needs(cohort: Path) -> None:
 @pytest.mark.parametrize(("axes", "direction"), [("LAS", "j-"), ("RPI", "j"), ("PSR", "i"), ("SLA", "k-")])
 def test_phase_encoding_is_anterior_to_posterior_on_any_grid(axes: str, direction: str) -> None:
     grid = lumbar.lumbar_grid(3.0, axes=axes, tilt_deg=(10.0, 5.0, -8.0))
-    assert dataset.sidecar(grid)["PhaseEncodingDirection"] == direction
+    assert bids_files.sidecar(grid, scheme.TE_MS)["PhaseEncodingDirection"] == direction
 
 
 def test_participants_are_by_turns_controls_and_patients(cohort: Path) -> None:
@@ -198,10 +199,10 @@ def test_truth_is_a_long_table_of_every_segment_and_metric(tmp_path: Path) -> No
 
 def test_motion_is_recorded_with_the_truth(tmp_path: Path) -> None:
     grid = lumbar.lumbar_grid(4.0, field_of_view_mm=(80.0, 80.0, 24.0))
-    folder = write_dataset(tmp_path / "moving", 1, 1, math.inf, grid=grid, motion_mm=2.0, motion_deg=1.0)
+    folder = write_dataset(tmp_path / "moving", 1, 1, math.inf, grid=grid, faults=Scan(2.0, 1.0))
     table = pd.read_csv(folder / "derivatives/truth/sub-01_motion.tsv", sep="\t")
     affines = table.drop(columns="volume").to_numpy().reshape(37, 3, 4)
-    assert affines == pytest.approx(lumbar.drift(37, (1, 1), 2.0, 1.0)[:, :3], abs=1e-7)
+    assert affines == pytest.approx(drift(37, (1, 1), 2.0, 1.0)[:, :3], abs=1e-7)
     series, _ = images.read_float(folder / "sub-01/dwi/sub-01_dwi.nii.gz")
     phantom = lumbar.make_lumbar((1, 1), math.inf, grid=grid)
     assert np.abs(series[..., 0] - phantom.dwi[..., 0]).max() <= 0.501
@@ -214,9 +215,9 @@ def test_every_mistake_is_named_and_nothing_written(tmp_path: Path) -> None:
     out.mkdir()
     (out / "mine.txt").write_text("keep")
     with pytest.raises(ConfigError) as raised:
-        write_dataset(out, 0, -1, 0.0, protocol="knee", motion_mm=-1.0)
+        write_dataset(out, 0, -1, 0.0, protocol="knee", faults=Scan(motion_mm=-1.0))
     codes = {problem.code for problem in raised.value.problems}
-    assert codes == {"PROTOCOL", "PARTICIPANTS", "SEED", "SNR", "MOTION", "OUT_DIR_NOT_EMPTY"}
+    assert codes == {"PROTOCOL", "PARTICIPANTS", "SEED", "SNR", "SCAN", "OUT_DIR_NOT_EMPTY"}
     assert contents(tmp_path) == {"out/mine.txt": b"keep"}
 
 
@@ -231,7 +232,7 @@ def test_what_fails_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dataset, "_write_labels", full)
+    monkeypatch.setattr(person_files, "_write_labels", full)
     with pytest.raises(OSError, match="No space"):
         write_dataset(tmp_path / "out", 1, grid=COARSE)
     assert list(tmp_path.iterdir()) == []

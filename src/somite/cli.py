@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from somite import __version__
 from somite.errors import DatasetError, Problem, SomiteError, file_error
+from somite.phantom import NAMES as PHANTOMS
 from somite.stdout import say
 
 # Commands import what they need when they are called: `somite --help` answers at once.
@@ -75,11 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(command=_status)
 
     phantom = commands.add_parser("phantom", help="write a BIDS dataset whose truth is known")
-    phantom.add_argument("protocol", choices=["lumbar"])
-    phantom.add_argument("out_dir", type=Path, metavar="OUT_DIR")
-    phantom.add_argument("--participants", type=_count, default=4, metavar="N")
-    phantom.add_argument("--seed", type=int, default=1)
-    phantom.add_argument("--snr", type=_positive, default=25.0, help="of nerve at b=0, or inf")
+    _add_phantom(phantom)
     phantom.set_defaults(command=_phantom)
 
     schema = commands.add_parser("schema", help="print the JSON Schema of the YAML, for editors")
@@ -100,6 +97,37 @@ def _add_dataset(parser: argparse.ArgumentParser, *, levels: bool = False) -> No
     parser.add_argument("--n-procs", type=_count, metavar="N", help="cores that may be used")
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="cache; OUT_DIR/.work unless given")
     parser.add_argument("--verify", action="store_true", help="read every file again for its checksum")
+
+
+def _add_phantom(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("protocol", choices=PHANTOMS)
+    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    parser.add_argument(
+        "--participants", type=_count, default=4, metavar="N", help="by turns healthy and not"
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--snr", type=_positive, help="of nerve, muscle or white matter at b=0, or inf")
+    parser.add_argument("--variant", default="", help="of the anatomy or tissue, as L6 or plain")
+    parser.add_argument(
+        "--labels",
+        choices=["segments", "whole", "anatomy", "none"],
+        help="what a rater has drawn: segments, whole structures, those on the T2w image, or nothing",
+    )
+    parser.add_argument(
+        "--faults", action="store_true", help="with motion, distortion, eddy currents and lost slices"
+    )
+    parser.add_argument(
+        "--lesion", metavar="PLACE", help="of patients: REGION[:SIDE[:LEVEL[:SEGMENT]]], as nerve_root:L:S1"
+    )
+    parser.add_argument("--delta-fa", type=float, default=-0.1, metavar="X", help="effect of --lesion")
+    parser.add_argument("--delta-md", type=float, default=0.3, metavar="X", help="the same, 1e-3 mm2/s")
+    cohort = parser.add_argument_group("a cohort, in place of --participants")
+    cohort.add_argument("--patients", type=_count, metavar="N")
+    cohort.add_argument("--controls", type=_count, metavar="N")
+    cohort.add_argument("--d", type=float, default=-1.0, help="Cohen's d of the FA of the lesion")
+    cohort.add_argument("--fa-sd", type=_positive, default=0.03, help="of FA between persons")
+    cohort.add_argument("--r", type=float, help="correlation of the clinical score with the FA of the lesion")
+    cohort.add_argument("--table-only", action="store_true", help="no images: the table of all segments")
 
 
 def _positive(text: str) -> float:
@@ -137,10 +165,35 @@ def _schema(options: argparse.Namespace) -> int:  # noqa: ARG001
 
 
 def _phantom(options: argparse.Namespace) -> int:
-    from somite.phantom.dataset import write_dataset
+    from somite.phantom import change, dataset
+    from somite.phantom.cohort import Cohort
+    from somite.phantom.scan import ALL_FAULTS
 
-    write_dataset(options.out_dir, options.participants, options.seed, options.snr)
-    say(f"phantom cohort of {options.participants} in {options.out_dir}")
+    lesion = None
+    if options.lesion is not None:
+        effect = {"delta_fa": options.delta_fa, "delta_md": options.delta_md * 1e-3}
+        lesion = (change.at(options.lesion, **effect),)
+    cohort = None
+    if options.patients or options.controls:
+        cohort = Cohort(
+            options.patients or 0, options.controls or 0, d=options.d, fa_sd=options.fa_sd, r=options.r
+        )
+    about = {"protocol": options.protocol, "variant": options.variant, "lesion": lesion}
+    if options.table_only:
+        dataset.write_cohort_table(options.out_dir, cohort or Cohort(0, 0), options.seed, **about)
+    else:
+        dataset.write_dataset(
+            options.out_dir,
+            options.participants,
+            options.seed,
+            options.snr,
+            faults=ALL_FAULTS if options.faults else None,
+            labels=options.labels,
+            cohort=cohort,
+            **about,
+        )
+    people = options.participants if cohort is None else cohort.patients + cohort.controls
+    say(f"phantom cohort of {people} in {options.out_dir}")
     return DONE
 
 

@@ -1,94 +1,260 @@
-"""The lumbar phantom in memory: signal, gradients, labels, and the truth that they were made from."""
+"""The lumbar phantom: nerve roots, discs, canal and paraspinal muscles, L3 to S1.
+
+Lengths in mm in the frame of the body: +x right, +y anterior, +z superior, the origin behind the middle of
+L4-L5. The discs are 12 mm apart and the vertebral bodies 5 mm high, about a third of nature, so that three
+discs and four pairs of roots fit into 60 mm; across the body, sizes are about natural near the spine, and the
+trunk is drawn small to fit 144 mm. Pedicles, facets and transverse processes are left out.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from somite.errors import ConfigError, Problem
 from somite.gradients import Gradients
 from somite.images import Grid
-from somite.phantom import noise, paint, scheme, tissue
-from somite.phantom.anatomy import SEGMENTS, Anatomy, Build, label_table, rigid
-from somite.phantom.anatomy import lumbar as lumbar_anatomy
-from somite.phantom.tissue import Floats
-from somite.segments import METRICS, Label, MetricName, Segment
+from somite.phantom import make, roots, scheme, tissue
+from somite.phantom.anatomy import SIDES, Anatomy, Diffusion, Landmark, Line, Pieces, Shape, number, rigid
+from somite.phantom.change import Change
+from somite.phantom.make import Phantom
+from somite.phantom.protocol import Anatomical, Protocol, Score
+from somite.phantom.tissue import Floats, Tissue
+from somite.phantom.tube import along
+from somite.segments import Segment, SegmentGroup, expand
 
-NERVE_SIGNAL = 1000.0
-"""Signal of nerve at b=0, units of the scanner."""
-_AXES = {"R": (0, 1.0), "L": (0, -1.0), "A": (1, 1.0), "P": (1, -1.0), "S": (2, 1.0), "I": (2, -1.0)}
-_CENTRE_MM = (0.0, 6.0, 0.0)
-_FIELD_OF_VIEW_MM = (144.0, 144.0, 60.0)
+DISC_LEVELS = ("L3-L4", "L4-L5", "L5-S1")
+NERVE_LEVELS = ("L3", "L4", "L5", "S1")
+LEVELS = {
+    "": (NERVE_LEVELS, DISC_LEVELS),
+    "L6": (("L4", "L5", "L6", "S1"), ("L4-L5", "L5-L6", "L6-S1")),
+    "four": (("L2", "L3", "L4", "S1"), ("L2-L3", "L3-L4", "L4-S1")),
+}
+"""Variant -> levels of the roots and of the discs that the field of view holds, from above."""
+SPACING_MM = 12.0
+DISC_Z = (14.5, 2.5, -9.5)
+EXIT_Z = (26.5, 14.5, 2.5, -9.5)
+"""Height of the dural exit of each root."""
+SLAB_MM = 4.0
+"""Half the height of the slabs at the disc levels in which canal and muscles are measured."""
+MUSCLES = ("multifidus", "erector_spinae", "psoas_major")
+CANAL_Y, CANAL_RADIUS = -3.0, 8.0
+BODY_Y = 22.0
+LESION = (Change("nerve_root", "R", "L5", fa=0.26, md=1.79e-3),)
+
+
+def segments(variant: str = "") -> tuple[Segment, ...]:
+    """The segments that the phantom has, in the order of their labels 1, 2, 3, ..."""
+    nerves, discs = LEVELS[variant]
+    both = ("L", "R")
+    return expand(
+        (
+            SegmentGroup(region="nerve_root", sides=both, levels=nerves, segments=tuple(roots.ZONES)),
+            SegmentGroup(region="disc", levels=discs, segments=("np", "af_anterior", "af_posterior")),
+            SegmentGroup(region="canal", levels=discs),
+            *(SegmentGroup(region=region, sides=both, levels=discs) for region in MUSCLES),
+        )
+    )
+
+
+def wholes(variant: str = "") -> tuple[Segment, ...]:
+    """Whole roots, discs, canal and muscles, as a rater or a segmentation tool draws them."""
+    nerves, discs = LEVELS[variant]
+    both = ("L", "R")
+    return expand(
+        (
+            SegmentGroup(region="nerve_root", sides=both, levels=nerves),
+            SegmentGroup(region="disc", levels=discs),
+            SegmentGroup(region="canal"),
+            *(SegmentGroup(region=region, sides=both) for region in MUSCLES),
+        )
+    )
+
+
+SEGMENTS = segments()
 
 
 @dataclass(frozen=True)
-class Truth:
-    """Truth of one segment: over its pure voxels, the mean and the standard deviation (n - 1)."""
+class Build:
+    """How one participant differs from another. `draw` says within what limits."""
 
-    segment: Segment
-    n_voxels: int
-    mean: dict[MetricName, float]
-    """Metric -> value in the units of the maps: diffusivities in mm2/s."""
-    sd: dict[MetricName, float]
+    size: float
+    canal_radius: float
+    disc_half_height: tuple[float, ...]
+    drg_diameter: tuple[float, ...]
+    """One per root: L3 L, L3 R, L4 L, ..."""
+    takeoff: NDArray[np.float64]
+    """Deviation of each root's first and last direction (8, 2, 3)."""
+    pose: NDArray[np.float64]
+    """Affine (4, 4) from the frame of the body to the world, rigid."""
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> Build:
+        """Sizes within 3 %, canal within 0.5 mm, discs 6 to 7 mm, ganglia 6 to 7.5 mm, pose within 1.5 mm
+        (0.4 mm along z) and 1.5 degrees."""
+        return cls(
+            size=float(rng.uniform(0.97, 1.03)),
+            canal_radius=float(CANAL_RADIUS + rng.uniform(-0.5, 0.5)),
+            disc_half_height=tuple(rng.uniform(3.0, 3.5, 3)),
+            drg_diameter=tuple(rng.uniform(6.0, 7.5, 8)),
+            takeoff=rng.uniform(-0.04, 0.04, (8, 2, 3)),
+            pose=rigid(rng.uniform(-1.0, 1.0, 3) * (1.5, 1.5, 0.4), rng.uniform(-1.5, 1.5, 3)),
+        )
 
 
-@dataclass(frozen=True)
-class Phantom:
-    """One participant of the lumbar phantom."""
+def build(rng: np.random.Generator, variant: str = "", changes: tuple[Change, ...] = ()) -> Anatomy:
+    """The lumbar spine of one participant."""
+    return lumbar(Build.draw(rng), variant, changes)
 
-    dwi: NDArray[np.float32]
-    """(x, y, z, n volumes). Nerve at b=0 is about 1000."""
-    gradients: Gradients
-    grid: Grid
-    sigma: float
-    """Standard deviation of the noise, units of `dwi`; 0 without noise."""
-    labels: NDArray[np.int16]
-    """(x, y, z): 0 where nothing is measured."""
-    label_table: tuple[Label, ...]
-    """The segments, then their partial-volume edges (region `partial_volume`, index + 100)."""
-    fa: NDArray[np.float32]
-    """True FA (x, y, z): the mean over the voxel. It is the tissue's own where the voxel is pure."""
-    md: NDArray[np.float32]
-    """True MD, mm2/s."""
-    s0: NDArray[np.float32]
-    """True signal at b=0, units of `dwi`."""
-    truth: tuple[Truth, ...]
-    """One of each segment, in the order of `label_table`. At the pose of the first volume."""
-    motion: Floats
-    """Affines (n, 4, 4) in world mm: where the body of volume 0 lies in each volume."""
+
+def lumbar(made: Build, variant: str = "", changes: tuple[Change, ...] = ()) -> Anatomy:
+    """The lumbar spine that a build describes."""
+    nerves, discs = LEVELS[variant]
+    anatomy = Anatomy(made.pose, number(segments(variant)), number(wholes(variant)), changes)
+    _trunk(anatomy)
+    _muscles(anatomy, made, discs)
+    _vertebrae(anatomy, made)
+    _canal(anatomy, made, discs)
+    for level, z, half in zip(discs, DISC_Z, made.disc_half_height, strict=True):
+        _disc(anatomy, made, level, z, half)
+    order = 0
+    for level, z in zip(nerves, EXIT_Z, strict=True):
+        for side in SIDES:
+            _root(anatomy, made, order, side, level, z)
+            order += 1
+    return anatomy
+
+
+def _trunk(anatomy: Anatomy) -> None:
+    endless = np.inf
+    anatomy.ellipsoid(anatomy.piece(tissue.SKIN), (0, 6, 0), (68, 60, endless))
+    anatomy.ellipsoid(anatomy.piece(tissue.FAT), (0, 6, 0), (66, 58, endless))
+    anatomy.ellipsoid(anatomy.piece(tissue.ABDOMEN), (0, 47, 0), (40, 12, endless))
+    vessel = anatomy.piece(tissue.VESSEL)
+    anatomy.ellipsoid(vessel, (-8, 45, 0), (6, 6, endless))
+    anatomy.ellipsoid(vessel, (9, 45, 0), (7, 6, endless))
+
+
+def _in_slabs(rest: int, slabs: Sequence[int]) -> Callable[[Floats], Pieces]:
+    """Piece by height: `slabs` at the disc levels, `rest` between them."""
+
+    def pick(points: Floats) -> Pieces:
+        piece = np.full(points.shape[1], rest, np.int16)
+        for slab, z in zip(slabs, DISC_Z, strict=True):
+            piece[np.abs(points[2] - z) <= SLAB_MM] = slab
+        return piece
+
+    return pick
+
+
+def _muscles(anatomy: Anatomy, build: Build, discs: Sequence[str]) -> None:
+    """Fibres: multifidus up and inward to the spinous processes, psoas down, outward and forward."""
+    named: list[tuple[str, Tissue, Sequence[float], Sequence[float], Sequence[float]]] = [
+        ("", tissue.QUADRATUS, (50, 0), (8, 13), (-0.2, 0.0, 1.0)),
+        ("psoas_major", tissue.PSOAS_MAJOR, (39, 20), (13, 15), (-0.3, -0.25, 0.92)),
+        ("erector_spinae", tissue.ERECTOR_SPINAE, (28, -26), (17, 12), (0.08, -0.05, 1.0)),
+        ("multifidus", tissue.MULTIFIDUS, (11, -25), (8, 11), (-0.25, -0.1, 0.96)),
+    ]
+    for region, material, centre, semi, fibre in named:
+        for side, sign in SIDES.items():
+            direction = (sign * fibre[0], fibre[1], fibre[2])
+            rest = anatomy.piece(material, Segment(region, side), direction)
+            slabs = [rest] * len(discs)
+            if region:
+                slabs = [anatomy.piece(material, Segment(region, side, level), direction) for level in discs]
+            where = (sign * build.size * centre[0], build.size * centre[1], 0)
+            extent = (build.size * semi[0], build.size * semi[1], np.inf)
+            anatomy.ellipsoid(_in_slabs(rest, slabs), where, extent)
+
+
+def _vertebrae(anatomy: Anatomy, build: Build) -> None:
+    """A column of bodies; behind the canal, at the height of each body, a lamina and a spinous process."""
+    bone, gap = anatomy.piece(tissue.BONE), anatomy.piece(tissue.FAT)
+
+    def behind(points: Floats) -> Pieces:
+        x, y, z = points
+        ring = np.hypot(x, y - CANAL_Y)
+        lamina = (ring > build.canal_radius + 1.5) & (ring < build.canal_radius + 4.5) & (y < CANAL_Y)
+        process = (np.abs(x) < 2.0) & (y < CANAL_Y - build.canal_radius - 4.0) & (y > -36.0)
+        height = np.abs((z - DISC_Z[0]) % SPACING_MM - SPACING_MM / 2) < 3.5
+        filled = (ring < build.canal_radius + 4.5) & (y < CANAL_Y) | process
+        return np.where((lamina | process) & height, bone, np.where(filled, gap, 0)).astype(np.int16)
+
+    anatomy.shapes.append(Shape((-14, -36, -np.inf), (14, CANAL_Y, np.inf), behind))
+    anatomy.ellipsoid(bone, (0, BODY_Y, 0), (22 * build.size, 14.5 * build.size, np.inf))
+
+
+def _canal(anatomy: Anatomy, build: Build, discs: Sequence[str]) -> None:
+    rest = anatomy.piece(tissue.CSF, Segment("canal", "midline"))
+    slabs = [anatomy.piece(tissue.CSF, Segment("canal", "midline", level)) for level in discs]
+    r = build.canal_radius
+    anatomy.ellipsoid(_in_slabs(rest, slabs), (0, CANAL_Y, 0), (r, r, np.inf))
+
+
+def _disc(anatomy: Anatomy, build: Build, level: str, z: float, half: float) -> None:
+    """An ellipsoid cut flat by the endplates; the nucleus an ellipsoid within, the rest annulus.
+
+    The coronal plane through the nucleus' centre parts the annulus into anterior and posterior. Its fibres
+    run around the disc.
+    """
+    a, b = 23.0 * build.size, 15.3 * build.size
+    plane = BODY_Y - 1.5
+
+    def around(points: Floats) -> tuple[Floats, Floats, Floats]:
+        x, y = points[0] / a**2, (points[1] - BODY_Y) / b**2
+        norm = np.maximum(np.hypot(x, y), 1e-12)
+        direction = np.stack([-y / norm, x / norm, np.zeros_like(x)])
+        fa, md = tissue.ANNULUS.fa, tissue.ANNULUS.md
+        return np.full(x.shape, fa), np.full(x.shape, md), direction
+
+    def made_of(material: Tissue, part: str, diffusion: Diffusion | None = None) -> int:
+        return anatomy.piece(material, Segment("disc", "midline", level, part), (1.0, 0.0, 0.0), diffusion)
+
+    nucleus = made_of(tissue.NUCLEUS, "np")
+    anterior = made_of(tissue.ANNULUS, "af_anterior", around)
+    posterior = made_of(tissue.ANNULUS, "af_posterior", around)
+
+    def annulus(points: Floats) -> Pieces:
+        piece = np.where(points[1] > plane, anterior, posterior)
+        return np.where(np.abs(points[2] - z) <= half, piece, 0).astype(np.int16)
+
+    anatomy.ellipsoid(annulus, (0, BODY_Y, z), (a, b, 7.0))
+    anatomy.ellipsoid(nucleus, (0, plane, z), (11.0 * build.size, 7.0 * build.size, half - 0.3))
+
+
+def _root(anatomy: Anatomy, build: Build, order: int, side: str, level: str, z: float) -> None:
+    """A root leaves the canal 20 degrees in front of the coronal plane: down, outward and forward."""
+    sign, angle = SIDES[side], np.deg2rad(20.0)
+    mirror = np.array([sign, 1.0, 1.0])
+    first, last = np.array([0.60, 0.12, -0.72]) * mirror, np.array([0.78, 0.42, -0.38]) * mirror
+    start = (sign * build.canal_radius * np.cos(angle), CANAL_Y + build.canal_radius * np.sin(angle), z)
+    nudge = build.takeoff[order]
+    root = roots.grow(start, first + nudge[0], last + nudge[1], build.drg_diameter[order])
+    diffusion = along(root, roots.profile)
+    pieces = []
+    for zone in roots.ZONES:
+        fa, md = roots.zone_means(zone)
+        nerve = replace(tissue.NERVE, fa=fa, md=md)
+        pieces.append(anatomy.piece(nerve, Segment("nerve_root", side, level, zone), diffusion=diffusion))
+    anatomy.shapes.append(root.shape([low for low, _ in roots.ZONES.values()], pieces))
+    structure = Segment("nerve_root", side, level)
+    anatomy.lines.append(Line(structure, root.s, root.points))
+    anatomy.landmarks.append(Landmark("dural_exit", structure, start))
 
 
 def lumbar_grid(
     voxel_mm: float | Sequence[float] = 1.5,
     axes: str = "LAS",
     tilt_deg: Sequence[float] = (3.0, 0.0, 0.0),
-    field_of_view_mm: Sequence[float] = _FIELD_OF_VIEW_MM,
+    field_of_view_mm: Sequence[float] = (144.0, 144.0, 60.0),
 ) -> Grid:
     """A grid around the phantom. The default is that of a real axial-oblique series, 96 x 96 x 40 at 1.5 mm:
     stored to the left, anterior, superior (negative determinant, as DICOM converters write it), and tilted
-    by 3 degrees about the left-right axis.
-
-    Args:
-        voxel_mm: voxel size, or three along the stored axes.
-        axes: direction of each stored axis, as `LAS` or `PSR`.
-        tilt_deg: how the whole grid is turned about x, y and z (right-handed).
-        field_of_view_mm: extent along x, y and z before the tilt.
+    by 3 degrees about the left-right axis. Arguments: `somite.phantom.make.grid`.
     """
-    sizes = np.broadcast_to(np.asarray(voxel_mm, np.float64), 3)
-    columns = np.zeros((3, 3))
-    shape = [0, 0, 0]
-    for stored, code in enumerate(axes):
-        axis, sign = _AXES[code]
-        columns[axis, stored] = sign * sizes[stored]
-        shape[stored] = max(1, round(field_of_view_mm[axis] / sizes[stored]))
-    affine = np.eye(4)
-    affine[:3, :3] = rigid((0.0, 0.0, 0.0), tilt_deg)[:3, :3] @ columns
-    affine[:3, 3] = np.asarray(_CENTRE_MM) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
-    return Grid((shape[0], shape[1], shape[2]), affine)
+    return make.grid(voxel_mm, axes, tilt_deg, field_of_view_mm, (0.0, 6.0, 0.0))
 
 
 def make_lumbar(
@@ -101,143 +267,44 @@ def make_lumbar(
     motion: Floats | None = None,
     points_per_axis: int = 3,
 ) -> Phantom:
-    """Make one participant. The same arguments give the same arrays, to the bit.
-
-    Args:
-        seed: decides the anatomy, and apart from it the noise: the anatomy is the same at any SNR.
-        snr: signal of nerve at b=0 over the standard deviation of the noise; infinity for none. The signal
-            of every other tissue follows from its own proton density and T2 at TE 73.7 ms.
-        grid: default 96 x 96 x 40 voxels of 1.5 mm, stored as LAS with a slight tilt (`lumbar_grid`).
-        gradients: directions in world axes; default 4 b=0 and 33 at b=800 s/mm2.
-        patient: whether the right L5 root has FA 0.26 and MD 1.79e-3 mm2/s over its whole length.
-        motion: affines (n, 4, 4), rigid, world mm: where the body of volume 0 lies in each volume.
-        points_per_axis: a voxel's signal is the mean over this number cubed of points.
-
-    Raises:
-        ConfigError: `SNR`, the SNR is not above 0.
-    """
-    if not snr > 0:
-        raise ConfigError(
-            Problem("SNR", "the SNR is not above 0", found=f"{snr:g}", expected="above 0, or inf")
-        )
-    grid = grid or lumbar_grid()
-    gradients = gradients or scheme.lumbar()
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    anatomy = lumbar_anatomy(Build.draw(np.random.default_rng([*seeds, 0])), patient)
-    painting = paint.paint(anatomy, grid, points_per_axis)
-    scale = NERVE_SIGNAL / tissue.NERVE.brightness(scheme.TE_MS)
-    if motion is None:
-        motion = np.broadcast_to(np.eye(4), (len(gradients.bvals), 4, 4))
-        dwi = paint.average(painting, *paint.signal(anatomy, painting, gradients, scheme.TE_MS))
-    else:
-        dwi = _moved(anatomy, grid, gradients, motion, points_per_axis)
-    dwi *= np.float32(scale)
-    sigma = 0.0 if math.isinf(snr) else NERVE_SIGNAL / snr
-    if sigma:
-        noise.add_rician(dwi, sigma, np.random.default_rng([*seeds, 1]))
-    still = Gradients(np.zeros(1), np.zeros((1, 3)))
-    s0 = paint.average(painting, *paint.signal(anatomy, painting, still, scheme.TE_MS)) * np.float32(scale)
-    maps = paint.average(painting, *paint.diffusion(anatomy, painting))
-    fa, md = (maps[:, i].reshape(grid.shape) for i in (0, 1))
-    labels = paint.label(anatomy, painting)
-    return Phantom(
-        dwi=dwi.reshape(*grid.shape, -1),
-        gradients=gradients,
+    """One participant, as `somite.phantom.make.make`; a patient's right L5 root has FA 0.26, MD 1.79e-3."""
+    return make.make(
+        PROTOCOL,
+        seed,
+        snr,
         grid=grid,
-        sigma=sigma,
-        labels=labels,
-        label_table=label_table(),
-        fa=fa,
-        md=md,
-        s0=s0.reshape(grid.shape),
-        truth=tuple(_truth(labels, fa, md)),
+        gradients=gradients,
+        changes=LESION if patient else (),
         motion=motion,
+        points_per_axis=points_per_axis,
     )
 
 
-def _moved(
-    anatomy: Anatomy, grid: Grid, gradients: Gradients, motion: Floats, points_per_axis: int
-) -> NDArray[np.float32]:
-    """Signal (voxels, n) of a body that lies elsewhere in each volume."""
-    volumes = []
-    for pose, b, direction in zip(motion, gradients.bvals, gradients.bvecs, strict=True):
-        moved = Anatomy(pose @ anatomy.pose, anatomy.pieces, anatomy.shapes)
-        painting = paint.paint(moved, grid, points_per_axis)
-        one = Gradients(np.array([b]), direction[None])
-        volumes.append(paint.average(painting, *paint.signal(moved, painting, one, scheme.TE_MS)))
-    return np.concatenate(volumes, axis=1)
+PROTOCOL = Protocol(
+    name="lumbar",
+    title="lumbar spine",
+    about="""\
+Levels of the spine are compressed to fit 60 mm: the discs are 12 mm apart.
 
-
-def drift(
-    volumes: int, seed: int | Sequence[int], shift_mm: float = 1.0, turn_deg: float = 0.5
-) -> NDArray[np.float64]:
-    """Rigid motion (n, 4, 4) for `make_lumbar`: a smooth random walk that starts at rest.
-
-    Its largest shift along any axis is `shift_mm`, its largest turn about any axis `turn_deg`.
-    """
-    rng = np.random.default_rng([seed, 2] if isinstance(seed, int) else [*seed, 2])
-    walk = np.cumsum(rng.standard_normal((volumes, 6)), axis=0)
-    walk -= walk[0]
-    largest = np.maximum([np.abs(walk[:, :3]).max(), np.abs(walk[:, 3:]).max()], 1e-12)
-    walk *= np.repeat([shift_mm, turn_deg] / largest, 3)
-    return np.stack([rigid(row[:3], row[3:]) for row in walk])
-
-
-def _truth(labels: NDArray[np.int16], fa: NDArray[np.float32], md: NDArray[np.float32]) -> Iterator[Truth]:
-    for index, segment in enumerate(SEGMENTS, start=1):
-        inside = labels == index
-        yield segment_truth(segment, fa[inside].astype(np.float64), md[inside].astype(np.float64))
-
-
-def segment_truth(segment: Segment, fa: Floats, md: Floats) -> Truth:
-    """Truth of a segment from the FA and MD of its pure voxels (n,).
-
-    The mean of FA is that of the voxels' own; `fa_of_mean_eigenvalues` is the FA of mean AD and RD. NaN where
-    there are no voxels.
-    """
-    ad, rd = tissue.eigenvalues(fa, md)
-    n = len(fa)
-    values: dict[MetricName, Floats] = {"fa": fa, "md": md, "ad": ad, "rd": rd}
-    mean = {name: float(v.mean()) if n else math.nan for name, v in values.items()}
-    sd = {name: float(v.std(ddof=1)) if n > 1 else math.nan for name, v in values.items()}
-    mean["fa_of_mean_eigenvalues"] = float(tissue.anisotropy(np.array(mean["ad"]), np.array(mean["rd"])))
-    return Truth(segment, n, mean, sd)
-
-
-def truth_rows(phantom: Phantom) -> list[dict[str, object]]:
-    """The truth as rows of the long table (`somite.segments.COLUMNS`), without the participant's name."""
-    rows: list[dict[str, object]] = []
-    for truth in phantom.truth:
-        s = truth.segment
-        for metric in truth.mean:
-            about = METRICS[metric]
-            for statistic, values in (("mean", truth.mean), ("sd", truth.sd)):
-                if statistic not in about.statistics:
-                    continue
-                rows.append(
-                    {
-                        "region": s.region,
-                        "side": s.side,
-                        "level": s.level,
-                        "segment": s.segment,
-                        "metric": metric,
-                        "statistic": statistic,
-                        "value": values[metric] * about.scale,
-                        "unit": about.unit,
-                        "n_voxels": truth.n_voxels,
-                        "volume_mm3": truth.n_voxels * phantom.grid.voxel_mm3,
-                        "weighting": "uniform",
-                        "extraction": "label",
-                        "space": "dwi",
-                    }
-                )
-    return rows
-
-
-def expected(phantom: Phantom, index: int | Sequence[int], n: int = 20000, seed: int = 0) -> noise.Means:
-    """What the voxels of a label, or of several, give on average when fitted by WLS, noise bias included."""
-    inside = np.isin(phantom.labels, index)
-    s0 = phantom.s0[inside].astype(np.float64)
-    ratio = s0 / phantom.sigma if phantom.sigma else np.full_like(s0, np.inf)
-    fa, md = (m[inside].astype(np.float64) for m in (phantom.fa, phantom.md))
-    return noise.expected(fa, md, ratio, phantom.gradients, n=n, seed=seed)
+Nerve roots: FA 0.25 to 0.40 and MD 1.6 to 1.3e-3 mm2/s over the first 15 mm from the dural exit, then
+constant. The lesion: FA 0.26 and MD 1.79e-3 mm2/s over the whole length of the root.""",
+    about_labels="""\
+Segments of the canal and of the muscles are slabs of 8 mm at the levels of the discs. The zones of a root,
+from the dural exit along its centreline: intraspinal 0 to 10 mm, foraminal_drg to 20 mm, extraforaminal to
+30 mm.""",
+    gradients=scheme.lumbar,
+    scheme="4 volumes at b=0 and 33 directions at b=800 s/mm2",
+    te_ms=scheme.TE_MS,
+    reference=tissue.NERVE,
+    snr=25.0,
+    grid=lumbar_grid,
+    build=build,
+    lesion=LESION,
+    lesion_words="lesion of the right L5 root",
+    score=Score("odi", "Oswestry Disability Index", 36.0, 14.0, 0.0, 100.0, r=-0.65, units="%"),
+    variants={
+        "L6": "six lumbar vertebrae: roots L4, L5, L6, S1, discs L4-L5, L5-L6, L6-S1",
+        "four": "four lumbar vertebrae: roots L2, L3, L4, S1, discs L2-L3, L3-L4, L4-S1",
+    },
+    anatomical=Anatomical(),
+)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,33 @@ class Painting:
     fine_piece: NDArray[np.int16]
     """(f,)"""
     fine_points: Floats
-    """Where it lies, in the frame of the body, mm (3, f)."""
+    """Where it lies, in the frame of the shapes, mm (3, f)."""
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Where what is seen in a voxel really lies: displaced along one axis, linearly within each voxel."""
+
+    axis: int
+    """Of the voxels."""
+    centre: Floats
+    """Displacement of the centres (v,), voxels."""
+    slope: Floats
+    """Its gradient along the voxel axes (3, v), voxels per voxel."""
+
+    @classmethod
+    def of(cls, displacement: Floats, axis: int) -> Shift:
+        """The shift of a grid whose voxels' centres are displaced (x, y, z) along `axis`, voxels."""
+        slopes = [
+            np.gradient(displacement, axis=a) if n > 1 else np.zeros_like(displacement)
+            for a, n in enumerate(displacement.shape)
+        ]
+        return cls(axis, displacement.ravel(), np.stack([slope.ravel() for slope in slopes]))
+
+    @property
+    def density(self) -> Floats:
+        """Volume of the body whose signal each voxel holds (v,), voxels."""
+        return np.asarray(1.0 + self.slope[self.axis])
 
 
 def _bricks(shape: tuple[int, int, int]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
@@ -52,8 +79,12 @@ def _bricks(shape: tuple[int, int, int]) -> Iterator[tuple[NDArray[np.intp], NDA
         yield ijk, np.ravel_multi_index(tuple(ijk), shape)
 
 
-def paint(anatomy: Anatomy, grid: Grid, per_axis: int = 3) -> Painting:
-    """Sample every voxel of `grid` at `per_axis`³ points, evenly spaced and symmetric about its centre."""
+def paint(anatomy: Anatomy, grid: Grid, per_axis: int = 3, shift: Shift | None = None) -> Painting:
+    """Sample every voxel of `grid` at `per_axis`³ points, evenly spaced and symmetric about its centre.
+
+    With a `shift` the points lie where it says; the signal of their mean is then to be multiplied with its
+    density.
+    """
     to_body = np.linalg.inv(anatomy.pose) @ grid.affine
     steps = (np.arange(per_axis) + 0.5) / per_axis - 0.5
     offsets = np.stack([axis.ravel() for axis in np.meshgrid(steps, steps, steps, indexing="ij")])
@@ -62,8 +93,12 @@ def paint(anatomy: Anatomy, grid: Grid, per_axis: int = 3) -> Painting:
     first = np.zeros(int(np.prod(grid.shape)), np.int16)
     mixed, counts, fine_voxel, fine_piece, fine_points = [], [], [], [], []
     for ijk, flat in _bricks(grid.shape):
-        index = (ijk[:, :, None] + offsets[:, None, :]).reshape(3, -1)
-        points = to_body[:3, :3] @ index + to_body[:3, 3:]
+        index = ijk[:, :, None] + offsets[:, None, :]
+        if shift is not None:
+            index[shift.axis] += shift.centre[flat][:, None] + shift.slope[:, flat].T @ offsets
+        points = to_body[:3, :3] @ index.reshape(3, -1) + to_body[:3, 3:]
+        if anatomy.bend is not None:
+            points = anatomy.bend.to_template(points)
         pieces = _pieces(anatomy, points)
         by_voxel = pieces.reshape(-1, n)
         first[flat] = by_voxel[:, 0]
@@ -137,34 +172,62 @@ def diffusion(anatomy: Anatomy, painting: Painting) -> tuple[Floats, Floats]:
 
 def signal(anatomy: Anatomy, painting: Painting, gradients: Gradients, te_ms: float) -> tuple[Floats, Floats]:
     """Signal as columns, relative to fully relaxed nerve: of each piece (pieces, n), at each kept point."""
-    turn = anatomy.pose[:3, :3]
     table = np.zeros((len(anatomy.pieces), len(gradients.bvals)))
     fine = np.zeros((len(painting.fine_voxel), len(gradients.bvals)), np.float32)
     for number, piece in enumerate(anatomy.pieces):
-        bright = piece.tissue.brightness(te_ms)
+        material = piece.tissue
+        bright = material.brightness(te_ms)
+        mixture = (material.perfusion, material.pseudo_diffusion, material.fat)
         if piece.diffusion:
             mine = painting.fine_piece == number
-            fa, md, direction = piece.diffusion(painting.fine_points[:, mine])
-            fine[mine] = bright * attenuation(fa, md, turn @ direction, gradients)
+            places = painting.fine_points[:, mine]
+            fa, md, direction = piece.diffusion(places)
+            fine[mine] = bright * attenuation(fa, md, anatomy.turn(places, direction), gradients, *mixture)
         else:
             axis = np.asarray(piece.direction) / np.linalg.norm(piece.direction)
-            fa, md = np.array([piece.tissue.fa]), np.array([piece.tissue.md])
-            table[number] = bright * attenuation(fa, md, turn @ axis[:, None], gradients)[0]
+            fa, md = np.array([material.fa]), np.array([material.md])
+            turned = anatomy.pose[:3, :3] @ axis[:, None]
+            table[number] = bright * attenuation(fa, md, turned, gradients, *mixture)[0]
     return table, fine.astype(np.float64)
 
 
-def label(anatomy: Anatomy, painting: Painting) -> NDArray[np.int16]:
-    """Label image: a segment's index where all of a voxel is of it, plus EDGE where only a part is.
+def brightness_tse(anatomy: Anatomy, painting: Painting, te_ms: float) -> NDArray[np.float32]:
+    """Signal (v,) of a turbo spin echo without fat suppression, relative to fully relaxed nerve."""
+    table = np.array([[piece.tissue.brightness_tse(te_ms)] for piece in anatomy.pieces])
+    fine = table[painting.fine_piece]
+    table[[piece.diffusion is not None for piece in anatomy.pieces]] = 0.0
+    return average(painting, table, fine)[:, 0]
 
-    A voxel that several segments share carries the edge label of the one with most points (the lower index
+
+def label(painting: Painting, of_piece: Sequence[int]) -> NDArray[np.int16]:
+    """Label image: a label where all of a voxel is of it, that plus EDGE where only a part is.
+
+    A voxel that several labels share carries the edge label of the one with most points (the lower index
     where two have the same).
+
+    Args:
+        painting: what lies where.
+        of_piece: the label of each piece, or 0.
     """
-    of_piece = np.array([piece.label for piece in anatomy.pieces])
-    labels = of_piece[painting.first].astype(np.int16)
-    belongs = (of_piece[:, None] == np.arange(of_piece.max() + 1)).astype(np.int32)
-    points = painting.counts @ belongs
+    labels_of = np.asarray(of_piece)
+    labels = labels_of[painting.first].astype(np.int16)
+    points = _points_of(painting, labels_of)
     pure = points.max(axis=1) == painting.per_voxel
     points[:, 0] = 0
     most = np.where(points.any(axis=1), points.argmax(axis=1) + EDGE, 0)
-    labels[painting.mixed] = np.where(pure, of_piece[painting.first[painting.mixed]], most)
+    labels[painting.mixed] = np.where(pure, labels_of[painting.first[painting.mixed]], most)
     return labels.reshape(painting.shape)
+
+
+def drawn(painting: Painting, of_piece: Sequence[int]) -> NDArray[np.int16]:
+    """Label image as a rater would draw it: the label, or none, that has most of each voxel."""
+    labels_of = np.asarray(of_piece)
+    labels = labels_of[painting.first].astype(np.int16)
+    labels[painting.mixed] = _points_of(painting, labels_of).argmax(axis=1)
+    return labels.reshape(painting.shape)
+
+
+def _points_of(painting: Painting, of_piece: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """How many points of a mixed voxel belong to each label (m, labels + 1)."""
+    belongs = (of_piece[:, None] == np.arange(of_piece.max() + 1)).astype(np.int32)
+    return np.asarray(painting.counts @ belongs)

@@ -1,10 +1,13 @@
-"""The acquisition of the lumbar phantom: four b=0 volumes and 33 directions at b=800 s/mm2, TE 73.7 ms.
+"""The acquisitions of the phantoms: shells of well-spread directions, volumes at b=0 evenly among them.
 
-After 10.1186/s12891-015-0576-4 (3 T, b=800, 33 directions, 1.5 mm, TE 73.7 ms); the number and the places of
-the b=0 volumes are chosen here.
+Lumbar spine: 33 directions at b=800 s/mm2, TE 73.7 ms, after 10.1186/s12891-015-0576-4 (3 T, 1.5 mm). Thigh:
+b=200 and 600 s/mm2, for a fit of water that does not flow (b >= 200, 10.1002/jmri.27875). Brain: 30
+directions at b=1000 s/mm2. The numbers and the places of the b=0 volumes are chosen here.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +15,41 @@ from numpy.typing import NDArray
 from somite.gradients import Gradients
 
 TE_MS = 73.7
+"""Echo time of the lumbar series."""
+THIGH_TE_MS = 50.0
+BRAIN_TE_MS = 80.0
 _ROUNDS = 400
 
 
-def lumbar(b0: int = 4, directions: int = 33, b: float = 800.0) -> Gradients:
-    """The scheme: `b0` volumes without diffusion weighting, evenly among `directions` at `b` s/mm2.
+def shells(b0: int, *of: tuple[float, int]) -> Gradients:
+    """`b0` volumes without diffusion weighting, evenly among shells of (b in s/mm2, directions).
 
-    The first volume is one of b=0.
+    The first volume is one of b=0. The directions of each shell are spread for themselves.
     """
+    directions = sum(n for _, n in of)
     total = b0 + directions
-    at = np.linspace(0, total, b0, endpoint=False).astype(int)
-    bvals = np.full(total, b)
-    bvals[at] = 0.0
-    bvecs = np.zeros((total, 3))
-    bvecs[bvals > 0] = spread(directions)
+    weighted = np.ones(total, np.bool_)
+    weighted[np.linspace(0, total, b0, endpoint=False).astype(int)] = False
+    bvals, bvecs = np.zeros(total), np.zeros((total, 3))
+    bvals[weighted] = np.repeat([b for b, _ in of], [n for _, n in of])
+    bvecs[weighted] = np.concatenate([spread(n) for _, n in of])
     return Gradients(bvals, bvecs)
+
+
+def lumbar(b0: int = 4, directions: int = 33, b: float = 800.0) -> Gradients:
+    """The scheme of the lumbar phantom."""
+    return shells(b0, (b, directions))
+
+
+def thigh(b500: bool = False) -> Gradients:
+    """The scheme of the thigh phantom: 12 directions at b=200, 30 at b=600, and 15 at b=500 if asked for."""
+    more: Sequence[tuple[float, int]] = [(500.0, 15)] if b500 else []
+    return shells(4, (200.0, 12), *more, (600.0, 30))
+
+
+def brain() -> Gradients:
+    """The scheme of the brain phantom."""
+    return shells(5, (1000.0, 30))
 
 
 def spread(n: int) -> NDArray[np.float64]:
