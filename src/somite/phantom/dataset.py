@@ -30,15 +30,15 @@ from somite.phantom.make import make
 from somite.phantom.person_files import LABELS, TRUTH, Order, write_person
 from somite.phantom.protocol import Drawn, Protocol, unknown_variant
 from somite.phantom.scan import Scan
-from somite.segments import dictionary, write_table
+from somite.segments import Segment, dictionary, write_table
 
 ATLAS = Path("derivatives/atlas")
 _README = """\
 A synthetic {title}, made by Somite {version}:
     somite phantom {name} OUT_DIR {options}
 
-No person was scanned; age and sex are drawn at random. Diffusion series: {scheme},
-TE {te:g} ms, {noise}.
+No person was scanned; age and sex are drawn at random. Diffusion series:
+{scheme}, TE {te:g} ms, {noise}.
 {about}
 {group}
 {labels}
@@ -242,9 +242,8 @@ def _found(
     problems = [] if cohort is None else cohort.problems()
     if variant and variant not in about.variants:
         problems.append(unknown_variant(about, variant))
-    else:
-        anatomy = about.build(np.random.default_rng(0), variant, ())
-        problems += change.check(lesion or (), tuple(label.segment for label in anatomy.segments))
+        variant = ""
+    problems += change.check(lesion or (), _segments(about, variant))
     if labels == "anatomy" and about.anatomical is None:
         problems.append(
             Problem("LABELS", "the phantom has no anatomical image", found=labels, expected="segments, whole")
@@ -263,9 +262,12 @@ def _people(
     chosen = about.lesion if lesion is None else lesion
     if cohort is None:
         return by_turns(participants, seed, chosen)
+    return Recruitment.of(about, cohort, seed, chosen, _segments(about, variant)).people()
+
+
+def _segments(about: Protocol, variant: str) -> tuple[Segment, ...]:
     anatomy = about.build(np.random.default_rng(0), variant, ())
-    segments = [label.segment for label in anatomy.segments]
-    return Recruitment.of(about, cohort, seed, chosen, segments).people()
+    return tuple(label.segment for label in anatomy.segments)
 
 
 def _command(about: Protocol) -> str:

@@ -260,10 +260,28 @@ class _Camera:
         return taken
 
 
-def expected(phantom: Phantom, index: int | Sequence[int], n: int = 20000, seed: int = 0) -> noise.Means:
-    """What the voxels of a label, or of several, give on average when fitted by WLS, noise bias included."""
+def expected(
+    phantom: Phantom,
+    index: int | Sequence[int],
+    *,
+    used: NDArray[np.bool_] | None = None,
+    n: int = 20000,
+    seed: int = 0,
+) -> noise.Means:
+    """What the voxels of a label, or of several, give on average when fitted by WLS, noise bias included.
+
+    Args:
+        phantom: whose signal, noise and gradients.
+        index: of `phantom.labels`. Of several, all are of the same mixture of water, blood and fat.
+        used: which volumes are fitted, as many as it has; None: all.
+        n: number of simulated voxels.
+        seed: of the simulation.
+    """
     inside = np.isin(phantom.labels, index)
     s0 = phantom.s0[inside].astype(np.float64)
     ratio = s0 / phantom.sigma if phantom.sigma else np.full_like(s0, np.inf)
     fa, md = (m[inside].astype(np.float64) for m in (phantom.fa, phantom.md))
-    return noise.expected(fa, md, ratio, phantom.gradients, n=n, seed=seed)
+    (mixture,) = {
+        p.tissue.mixture for p in phantom.anatomy.pieces if p.label and p.label in np.atleast_1d(index)
+    }
+    return noise.expected(fa, md, ratio, phantom.gradients, mixture=mixture, used=used, n=n, seed=seed)

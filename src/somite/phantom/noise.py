@@ -18,6 +18,7 @@ from somite.phantom.tissue import Floats, attenuation
 from somite.tensorfit import design_matrix
 
 _BLOCK = 65536
+Mixture = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ def expected(
     gradients: Gradients,
     *,
     method: Literal["ols", "wls", "iwls", "robust"] = "wls",
+    mixture: Mixture = (0.0, 0.0, 0.0),
+    used: NDArray[np.bool_] | None = None,
     n: int = 20000,
     seed: int = 0,
 ) -> Means:
@@ -70,6 +73,8 @@ def expected(
             (k,); infinity for no noise. Not the SNR of nerve, unless the tissue is nerve.
         gradients: the scheme.
         method: of the tensor fit.
+        mixture: perfusion, pseudo-diffusion and fat of the tissue (`tissue.attenuation`).
+        used: which volumes are fitted (as many as `gradients`); None: all.
         n: number of simulated voxels; the standard error of the mean FA of nerve at SNR 25 is about
             0.05 / sqrt(n).
         seed: of the simulation.
@@ -78,15 +83,16 @@ def expected(
     fa, md, ratio = (_repeat(v, n) for v in (fa, md, s0_over_sigma))
     directions = rng.standard_normal((3, n))
     directions /= np.linalg.norm(directions, axis=0)
-    signal = attenuation(fa, md, directions, gradients)
+    signal = attenuation(fa, md, directions, gradients, *mixture)
     noisy = np.isfinite(ratio)
     part = (signal[noisy] * ratio[noisy, None]).astype(np.float32)
     add_rician(part, 1.0, rng)
     signal[noisy] = part
     series = signal.astype(np.float32).reshape(n, 1, 1, -1)
-    estimate = tensor.estimate_by(tensor.Config(method=method), design_matrix(gradients))
-    everywhere, all_volumes = np.ones((n, 1, 1), np.bool_), np.ones(series.shape[3], np.bool_)
-    maps = tensor.fit_maps(series, everywhere, gradients, estimate, used=all_volumes).maps
+    chosen = np.ones(series.shape[3], np.bool_) if used is None else used
+    fitted = Gradients(gradients.bvals[chosen], gradients.bvecs[chosen])
+    estimate = tensor.estimate_by(tensor.Config(method=method), design_matrix(fitted))
+    maps = tensor.fit_maps(series, np.ones((n, 1, 1), np.bool_), fitted, estimate, used=chosen).maps
     return Means(*(float(maps[name].mean(dtype=np.float64)) for name in ("fa", "md", "ad", "rd")))
 
 

@@ -177,7 +177,7 @@ def signal(anatomy: Anatomy, painting: Painting, gradients: Gradients, te_ms: fl
     for number, piece in enumerate(anatomy.pieces):
         material = piece.tissue
         bright = material.brightness(te_ms)
-        mixture = (material.perfusion, material.pseudo_diffusion, material.fat)
+        mixture = material.mixture
         if piece.diffusion:
             mine = painting.fine_piece == number
             places = painting.fine_points[:, mine]

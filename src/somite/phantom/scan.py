@@ -91,11 +91,11 @@ class Field:
         """A field within the field of view whose largest displacement at a voxel's centre is `largest_mm`."""
         extent = np.abs(grid.affine[:3, :3]) @ np.array(grid.shape)
         middle = grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + grid.affine[:3, 3]
-        centres = middle + np.array([place for place, _, _ in _BUMPS]) * extent
+        places = middle + np.array([place for place, _, _ in _BUMPS]) * extent
         widths = np.array([width for _, _, width in _BUMPS]) * extent.max()
-        field = cls(centres, np.array([height for _, height, _ in _BUMPS]), widths)
+        field = cls(places, np.array([height for _, height, _ in _BUMPS]), widths)
         peak = np.abs(field.at(centres(grid))).max()
-        return cls(centres, field.heights * largest_mm / peak, widths)
+        return cls(places, field.heights * largest_mm / peak, widths)
 
     def at(self, points: Floats) -> Floats:
         """Displacement (m,) in mm at points (3, m)."""

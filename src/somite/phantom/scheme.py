@@ -32,7 +32,7 @@ def shells(b0: int, *of: tuple[float, int]) -> Gradients:
     weighted[np.linspace(0, total, b0, endpoint=False).astype(int)] = False
     bvals, bvecs = np.zeros(total), np.zeros((total, 3))
     bvals[weighted] = np.repeat([b for b, _ in of], [n for _, n in of])
-    bvecs[weighted] = np.concatenate([spread(n) for _, n in of])
+    bvecs[weighted] = np.concatenate([np.zeros((0, 3)), *(spread(n) for _, n in of)])
     return Gradients(bvals, bvecs)
 
 

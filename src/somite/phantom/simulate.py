@@ -29,10 +29,9 @@ def typical(protocol: Protocol, variant: str = "") -> dict[Segment, tuple[float,
     for kind, labels in (("label", anatomy.segments), ("whole", anatomy.measured_wholes())):
         if kind == "whole" and not protocol.wholes_are_measured:
             continue
-        by_index = {label.index: label.segment for label in labels}
-        for piece in anatomy.pieces:
-            if place := by_index.get(getattr(piece, kind)):
-                found.setdefault(place, (piece.tissue.fa, piece.tissue.md))
+        tissues = {getattr(piece, kind): piece.tissue for piece in reversed(anatomy.pieces)}
+        for label in labels:
+            found.setdefault(label.segment, (tissues[label.index].fa, tissues[label.index].md))
     return found
 
 

@@ -41,6 +41,11 @@ class Tissue:
     unsuppressed_s0: float | None = None
     """Proton density where fat is not suppressed; None: `s0`."""
 
+    @property
+    def mixture(self) -> tuple[float, float, float]:
+        """Perfusion, pseudo-diffusion and fat, as `attenuation` takes them."""
+        return self.perfusion, self.pseudo_diffusion, self.fat
+
     def brightness(self, te_ms: float) -> float:
         """Signal at b=0 and this echo time, relative to fully relaxed nerve."""
         return float(self.s0 * np.exp(-te_ms / self.t2_ms))
