@@ -72,6 +72,7 @@ def test_the_score_of_patients_correlates_as_asked_for(large: Path) -> None:
     ill = people.group == "patient"
     assert score[~ill].isna().all()
     assert score[ill].between(0, 100).all()
+    assert (score.mean(), score.std()) == (pytest.approx(36, abs=2), pytest.approx(14, rel=0.08))
     fa = wide(large, "fa")[("nerve_root", "L", "S1", "foraminal_drg")]
     assert np.corrcoef(fa[ill], score[ill])[0, 1] == pytest.approx(-0.6, abs=0.07)
     sound = wide(large, "fa")[("psoas_major", "R", "L4-L5", "")]
@@ -144,6 +145,8 @@ def test_alsfrs_r_falls_with_fa_and_both_sides_are_affected(tmp_path: Path) -> N
     for region in ("CST", "CP", "PLIC", "SCR"):
         for side in ("L", "R"):
             assert cohens_d(values[(region, side, "", "")], ill) == pytest.approx(-1.0, abs=0.25)
+    both = np.corrcoef(values[("CST", "L", "", "")], values[("PLIC", "R", "", "")])[0, 1]
+    assert both == pytest.approx(1)  # the lesion is one
     assert np.corrcoef(values[("CST", "L", "", "")][ill], score[ill])[0, 1] == pytest.approx(0.5, abs=0.12)
     assert read(folder / "phenotype" / "clinical.tsv").affected_side.isna().all()
 
