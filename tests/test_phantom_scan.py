@@ -257,3 +257,12 @@ def test_truth_does_not_depend_on_the_faults_of_the_scan() -> None:
     assert repr(bad.truth) == repr(good.truth)
     assert bad.moves
     assert bad.motion == pytest.approx(scan.drift(7, 1, 1.0, 0.5))
+
+
+def test_a_single_slice_of_odd_size_is_made_with_all_faults() -> None:
+    grid = lumbar_grid((3.1, 2.9, 6.0), "PLS", (10.0, -5.0, 20.0), field_of_view_mm=(99.0, 101.0, 6.0))
+    assert grid.shape[2] == 1
+    phantom = make.make(LUMBAR, 1, math.inf, grid=grid, gradients=FEW, faults=scan.ALL_FAULTS)
+    assert np.isfinite(phantom.dwi).all()
+    assert len(phantom.lost) == 2
+    assert {place for _, place in phantom.lost} == {0}
