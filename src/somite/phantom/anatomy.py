@@ -103,6 +103,18 @@ class Bend:
         return np.asarray(turned / np.linalg.norm(turned, axis=0), np.float64)
 
 
+def fan(apex: Sequence[float] | Floats, fa: float, md: float) -> Diffusion:
+    """Diffusion of fibres that run straight to one point: other flips and swaps of axes do not fit them."""
+    place = np.asarray(apex, np.float64)[:, None]
+
+    def diffusion(points: Floats) -> tuple[Floats, Floats, Floats]:
+        away = place - points
+        n = points.shape[1]
+        return np.full(n, fa), np.full(n, md), away / np.maximum(np.linalg.norm(away, axis=0), 1e-9)
+
+    return diffusion
+
+
 def rigid(shift_mm: Sequence[float] | Floats, turn_deg: Sequence[float] | Floats) -> Floats:
     """Affine (4, 4) that turns about the x, then the y, then the z axis through the origin, then shifts."""
     rotation = np.eye(3)

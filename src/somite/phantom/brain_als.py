@@ -23,7 +23,7 @@ from somite.segments import Segment
 
 Points = Sequence[tuple[float, float, float]]
 
-WHITE = Tissue("white matter", 1.0, 75.0, 0.25, 0.80e-3)
+WHITE = Tissue("white matter", 1.0, 75.0, 0.35, 0.80e-3)
 GREY = Tissue("grey matter", 1.15, 90.0, 0.10, 0.85e-3)
 FLUID = Tissue("cerebrospinal fluid", 1.7, 1500.0, 0.0, 3.0e-3)
 SCALP = Tissue("scalp and skull, fat suppressed", 0.25, 50.0, 0.0, 0.5e-3, unsuppressed_s0=0.8)
@@ -103,6 +103,8 @@ ARCH_Y = (18.0, -26.0)
 """Places on top of the arch between which GCC, BCC and SCC lie."""
 _HUB = (0.0, -4.0, 2.0)
 _HEAD = (0.0, -18.0, 8.0)
+_BUSH_MM = 32.0
+"""Edge of the cells from whose middle the fibres of the white matter beside the bundles radiate."""
 
 
 def segments() -> dict[Segment, int]:
@@ -152,7 +154,8 @@ def _head(anatomy: Anatomy) -> None:
     """All but the bundles: scalp, fluid, folded grey and white matter, cerebellum, brainstem, ventricles."""
     anatomy.ellipsoid(anatomy.piece(SCALP), (0, -18, 4), (80, 99, 86))
     anatomy.ellipsoid(anatomy.piece(FLUID), (0, -18, 4), (74, 92, 79))
-    grey, white, fluid = anatomy.piece(GREY), anatomy.piece(WHITE), anatomy.piece(FLUID)
+    grey, fluid = anatomy.piece(GREY), anatomy.piece(FLUID)
+    white = anatomy.piece(WHITE, diffusion=_bushes)
     anatomy.shapes.append(_folded(grey, 1.0, 0.03))
     anatomy.shapes.append(_folded(white, 0.87, 0.06))
     for sign in SIDES.values():
@@ -163,6 +166,14 @@ def _head(anatomy: Anatomy) -> None:
         anatomy.ellipsoid(grey, (sign * 28, 2, 2), (7, 14, 9))
     anatomy.ellipsoid(white, (0, -29, -40), (17, 17, 26))
     anatomy.ellipsoid(fluid, (0, -44, -36), (4, 3, 9))
+
+
+def _bushes(points: Floats) -> tuple[Floats, Floats, Floats]:
+    """White matter beside the bundles: fibres that change direction from place to place, as in the gyri."""
+    away = np.remainder(points, _BUSH_MM) - _BUSH_MM / 2
+    n = points.shape[1]
+    directions = away / np.maximum(np.linalg.norm(away, axis=0), 1e-9)
+    return np.full(n, WHITE.fa), np.full(n, WHITE.md), directions
 
 
 def _folded(piece: int, scale: float, depth: float) -> Shape:

@@ -14,7 +14,7 @@ import numpy as np
 
 from somite.images import Grid
 from somite.phantom import make, scheme
-from somite.phantom.anatomy import SIDES, Anatomy, Line, Pieces, Shape, number, rigid
+from somite.phantom.anatomy import SIDES, Anatomy, Line, Pieces, Shape, fan, number, rigid
 from somite.phantom.change import Change
 from somite.phantom.protocol import Protocol, Score
 from somite.phantom.tissue import FAT_DIFFUSION, SKIN, Floats, Tissue
@@ -26,6 +26,8 @@ CENTRE_X, BONE_MM, INNER_MM, RING_MM, GLUTEAL_MM, FAT_MM, SKIN_MM = 69.0, 12.0, 
 """Place of a thigh's axis; radii of bone, of the two rings of muscles, of the gluteus, of fat, of skin."""
 GAP_MM = 0.8
 """Half the fat between two muscles."""
+TENDON_MM = 80.0
+"""From the middle of a muscle to the point where its fibres would meet."""
 DEPTH = 1.06
 """Front to back over side to side."""
 MUSCLE = Tissue("muscle", 1.0, 35.0, 0.25, 1.55e-3, perfusion=0.11, pseudo_diffusion=29.7e-3, fat=0.05)
@@ -54,7 +56,7 @@ class Muscle:
     """Upper and lower end, in parts of the femur from its upper end."""
     bottom: float
     fibre: tuple[float, float, float]
-    """Lateral, anterior, superior; of any length."""
+    """Direction in its middle: lateral, anterior, superior; of any length."""
 
 
 MUSCLES = {
@@ -165,11 +167,9 @@ def _muscles(anatomy: Anatomy, thigh: Thigh, side: str, variant: str, nudge: flo
             flesh = replace(flesh, perfusion=0.0)
         if variant in ("plain", "perfused"):
             flesh = replace(flesh, fat=0.0)
-        lateral, forward, up = muscle.fibre
-        fibre = (thigh.sign * lateral, forward, up)
-        sectors.append(
-            (muscle, [anatomy.piece(flesh, Segment(name, side, segment=third), fibre) for third in THIRDS])
-        )
+        fibres = fan(_tendon(thigh, muscle), fa, md)
+        places = [Segment(name, side, segment=third) for third in THIRDS]
+        sectors.append((muscle, [anatomy.piece(flesh, place, diffusion=fibres) for place in places]))
 
     def paint(points: Floats) -> Pieces:
         part, radius, angle = thigh.place(points)
@@ -186,6 +186,16 @@ def _muscles(anatomy: Anatomy, thigh: Thigh, side: str, variant: str, nudge: flo
         return found
 
     anatomy.shapes.append(Shape(*_box(thigh), paint))
+
+
+def _tendon(thigh: Thigh, muscle: Muscle) -> Floats:
+    """The point to which a muscle's fibres run: `TENDON_MM` from its middle along its `fibre`."""
+    angle = np.deg2rad((muscle.first_deg + muscle.last_deg) / 2)
+    radius = (muscle.inner_mm + muscle.outer_mm) / 2
+    outward = np.array([thigh.sign * np.sin(angle), np.cos(angle), 0.0]) * radius
+    middle = thigh.top + thigh.down * thigh.length * (muscle.top + muscle.bottom) / 2 + outward
+    fibre = np.array(muscle.fibre) * (thigh.sign, 1.0, 1.0)
+    return np.asarray(middle + TENDON_MM * fibre / np.linalg.norm(fibre))
 
 
 def _bone(thigh: Thigh, piece: int) -> Shape:
@@ -233,4 +243,5 @@ distal.""",
     variants=VARIANTS,
     drawn="whole",
     wholes_are_measured=True,
+    points_per_axis=2,
 )
