@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from somite.images import Grid
-from somite.phantom import anatomy, roots
-from somite.phantom.anatomy import Build
-from somite.phantom.lumbar import lumbar_grid
+from somite.phantom import lumbar, roots
+from somite.phantom.anatomy import SIDES
+from somite.phantom.lumbar import Build, lumbar_grid
 from somite.segments import Label, Segment
 
 ORIENTATIONS: dict[str, tuple[str, tuple[float, float, float]]] = {
@@ -50,10 +50,10 @@ def draw(grid: Grid, seed: int = 1) -> tuple[list[Drawn], np.ndarray, Build]:
     world = grid.affine[:3, :3] @ world + grid.affine[:3, 3:]
     inverse = np.linalg.inv(build.pose)
     points = inverse[:3, :3] @ world + inverse[:3, 3:]
-    canal = np.hypot(points[0], points[1] - anatomy.CANAL_Y) <= build.canal_radius
+    canal = np.hypot(points[0], points[1] - lumbar.CANAL_Y) <= build.canal_radius
     drawn = []
-    for number, (level, side) in enumerate((v, s) for v in anatomy.NERVE_LEVELS for s in anatomy.SIDES):
-        root = grow(build, number, side, anatomy.EXIT_Z[anatomy.NERVE_LEVELS.index(level)])
+    for number, (level, side) in enumerate((v, s) for v in lumbar.NERVE_LEVELS for s in SIDES):
+        root = grow(build, number, side, lumbar.EXIT_Z[lumbar.NERVE_LEVELS.index(level)])
         index, inside = root.nearest(points)
         canal &= ~inside
         curve = root.points @ build.pose[:3, :3].T + build.pose[:3, 3]
@@ -64,11 +64,11 @@ def draw(grid: Grid, seed: int = 1) -> tuple[list[Drawn], np.ndarray, Build]:
 
 def grow(build: Build, number: int, side: str, z: float) -> roots.Root:
     """The root of the phantom, as `anatomy` makes it."""
-    sign, angle = anatomy.SIDES[side], np.deg2rad(20.0)
+    sign, angle = SIDES[side], np.deg2rad(20.0)
     mirror = np.array([sign, 1.0, 1.0])
     start = (
         sign * build.canal_radius * np.cos(angle),
-        anatomy.CANAL_Y + build.canal_radius * np.sin(angle),
+        lumbar.CANAL_Y + build.canal_radius * np.sin(angle),
         z,
     )
     first, last = np.array([0.60, 0.12, -0.72]) * mirror, np.array([0.78, 0.42, -0.38]) * mirror

@@ -94,6 +94,12 @@ STEPS = (
         unless_none=("bias_field",),
     ),
     Use(
+        "anatomy_transform",
+        {"dwi": "dwi_corrected", "bval": "bval_loaded"},
+        {"anatomy_transform": Derivative("xfm", {"from": "anat", "to": "dwi", "mode": "image"}, ".h5")},
+        only_with="anatomy",
+    ),
+    Use(
         "transfer",
         {"dwi": "dwi_corrected"},
         {
@@ -204,7 +210,7 @@ STEPS = (
 
 # What the plan gives for every session, and what it may give.
 GIVEN = ("dwi", "bval", "bvec", "sidecar", "identity")
-OPTIONAL = ("labels", "label_table", "labels_transform", "mask_given", "pairing", "opposed")
+OPTIONAL = ("labels", "label_table", "labels_transform", "anatomy", "mask_given", "pairing", "opposed")
 
 
 @dataclass(frozen=True)
@@ -259,6 +265,7 @@ def _unit(session: Session, place: Place, nodes: Callable[[frozenset[str]], tupl
         "labels": session.labels,
         "label_table": session.label_table,
         "labels_transform": session.labels_transform,
+        "anatomy": session.anatomy,
         "mask_given": session.mask,
         "opposed": tuple(image.path for image in session.opposed or ()) or None,
     }
