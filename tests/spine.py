@@ -12,8 +12,8 @@ from scipy.ndimage import map_coordinates
 from somite.gradients import Gradients
 from somite.images import Grid
 from somite.phantom import paint, roots, scheme, tissue
-from somite.phantom.anatomy import CANAL_Y, EXIT_Z, SIDES, Anatomy, Build, lumbar, rigid
-from somite.phantom.lumbar import lumbar_grid
+from somite.phantom.anatomy import SIDES, Anatomy, rigid
+from somite.phantom.lumbar import CANAL_Y, EXIT_Z, Build, lumbar, lumbar_grid
 
 Float = NDArray[np.float64]
 PHASE_AXIS = 1
@@ -83,14 +83,16 @@ def spine(
     sizes = {"L": 0.9, "R": 0.9, "A": 0.9, "P": 0.9, "S": 3.0, "I": 3.0}
     t2w_grid = lumbar_grid([sizes[a] for a in axes], axes, (-6, 2, 1), (144, 144, 75))
     t2w, painting = _painted(
-        Anatomy(movement @ anatomy.pose, anatomy.pieces, anatomy.shapes),
+        anatomy.moved(movement),
         t2w_grid,
         100.0,
         _WITHOUT_FAT_SUPPRESSION,
     )
     shading = np.exp(-(world(t2w_grid)[:, 1].reshape(t2w_grid.shape) + 20) / 120)
     t2w = (t2w * shading + rng.normal(0, 25, t2w.shape)).clip(0).astype(np.float32)
-    labels = paint.label(anatomy, painting).astype(np.int32) % 100  # three zones of a root, and their edges
+    labels = (
+        paint.label(painting, [piece.label for piece in anatomy.pieces]).astype(np.int32) % 100
+    )  # and edges
     labels = np.where((labels > 0) & (labels <= 24), (labels + 2) // 3, 0).astype(np.int32)
     return Spine(b0, grid, t2w, t2w_grid, labels, movement, strength, tuple(_centrelines(build)))
 
@@ -102,7 +104,7 @@ def _painted(
         replace(p, tissue=replace(p.tissue, s0=density.get(p.tissue.name, p.tissue.s0)))
         for p in anatomy.pieces
     ]
-    shown = Anatomy(anatomy.pose, pieces, anatomy.shapes)
+    shown = replace(anatomy, pieces=pieces)
     painting = paint.paint(shown, grid, 2)
     still = Gradients(np.zeros(1), np.zeros((1, 3)))
     signal = paint.average(painting, *paint.signal(shown, painting, still, te_ms))

@@ -62,7 +62,9 @@ def transferred(folder: Path, body: Spine, given: dict[str, Path], found: Path) 
     labels = images.write(folder / "dseg.nii", body.labels, body.t2w_grid)
     context = Context(folder / "transfer")
     context.folder.mkdir()
-    path = transfer.run(labels, given["dwi"], transfer.Config(), context, anatomy_transform=found)
+    table = folder / "dseg.tsv"
+    table.write_text("\n".join(["index\tname", *(f"{n}\troot {n}" for n in range(1, 9))]) + "\n")
+    path, _ = transfer.run(labels, table, given["dwi"], transfer.Config(), context, anatomy_transform=found)
     assert "anatomy_transform.h5" in context.facts[0].reason
     return images.read_labels(path)[0]
 

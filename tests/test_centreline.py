@@ -117,7 +117,8 @@ def test_a_bundle_of_streamlines_in_either_direction() -> None:
     lines = []
     for k in range(20):
         angle = np.linspace(-0.3, 0.3, 40)
-        line = np.stack([50 * np.sin(angle), 50 * np.cos(angle), 0 * angle], axis=1) + rng.normal(0, 1, 3)
+        line = np.stack([50 * np.sin(angle), 50 * np.cos(angle), 0 * angle], axis=1)
+        line += rng.normal(0, 1, 3) * [0, 1, 1]  # side by side
         lines.append(line[::-1] if k % 2 else line)
     curve = through_bundle(lines)
     assert curve.length_mm == pytest.approx(30, abs=1.0)

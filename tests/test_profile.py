@@ -15,8 +15,9 @@ from somite.bundles import Bundles, read_bundles, write_bundles
 from somite.errors import DatasetError
 from somite.images import Grid
 from somite.interfaces import profile, tensor
-from somite.phantom import lumbar, noise
+from somite.phantom import lumbar, noise, scheme
 from somite.phantom import roots as phantom_roots
+from somite.phantom.make import Phantom
 from somite.registry import Context, discover
 from somite.rootline import Canal, RootOptions, root_line
 from somite.segments import Label, Segment
@@ -83,7 +84,7 @@ def test_positions_are_true_arc_lengths_from_the_canal(
     assert abs(offsets.mean()) < 0.5
 
 
-def fitted(ph: lumbar.Phantom, where: np.ndarray) -> dict[str, np.ndarray]:
+def fitted(ph: Phantom, where: np.ndarray) -> dict[str, np.ndarray]:
     """The maps of a fit in the voxels `where`."""
     estimate = tensor.estimate_by(tensor.Config(), design_matrix(ph.gradients))
     used = np.ones(len(ph.gradients.bvals), np.bool_)
@@ -105,8 +106,8 @@ def fa_along(folder: Path, orientation: str, voxel: float, seed: int, snr: float
 def expected_fa(snr: float) -> np.ndarray:
     """Mean FA (21,) of fits to noisy nerve at the nodes."""
     fa, md = phantom_roots.profile(np.arange(21) * 1.5)
-    scheme = lumbar.scheme.lumbar()
-    return np.array([noise.expected(f, m, snr, scheme, n=3000).fa for f, m in zip(fa, md, strict=True)])
+    table = scheme.lumbar()
+    return np.array([noise.expected(f, m, snr, table, n=3000).fa for f, m in zip(fa, md, strict=True)])
 
 
 def test_fa_along_a_root_without_noise_is_the_truth(tmp_path: Path) -> None:
