@@ -153,8 +153,6 @@ def run(
     bvals = np.loadtxt(bval, ndmin=1, dtype=np.float64).ravel()
     session = session_of(identity) | {"b_used": ";".join(map(str, shells(bvals)))}
     read = {name: _read(path, grid) for name, path in maps.items() if path is not None}
-    if "perfusion_fraction" in read and not read["perfusion_fraction"].any():
-        del read["perfusion_fraction"]  # nobody asked for it
     if outliers is not None and motion is not None and scan is not None:
         read |= _lost_slices(outliers, motion, json.loads(scan.read_text()), grid, context)
     floor = None if bvec_used is None else floor_of(bvals, bvec_used, str(session.get("model", "")))

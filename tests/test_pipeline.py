@@ -19,10 +19,11 @@ import pytest
 from cohort import FAST, SOMITE, Cohort, call
 from fakes import put_script
 
-STEPS = 11
+STEPS = 14
 """Steps of a session."""
-EVERYTHING = 4 * STEPS + 2
-"""Steps of the cohort: four sessions and two tables."""
+TRACK = "track: {method: deterministic, seeds_per_voxel: 1}\n"
+EVERYTHING = 4 * STEPS + 3
+"""Steps of the cohort: four sessions and three of the group."""
 
 
 @pytest.fixture
@@ -70,8 +71,9 @@ def test_touched_and_copied_inputs_execute_nothing(cohort: Cohort, tmp_path: Pat
 def test_an_option_reruns_its_step_and_what_follows_and_back_again_nothing(cohort: Cohort) -> None:
     cohort.set(FAST + "tensor: {method: ols}\n")
     changed = cohort.run()
-    assert changed.steps == (4 * 4 + 2, EVERYTHING - 18, 0)
-    assert {"tensor", "gradient_orientation", "qc", "roi", "table", "qc_table"} == {
+    assert changed.steps == (4 * 6 + 3, EVERYTHING - 27, 0)
+    follow = {"tensor", "gradient_orientation", "qc", "profile", "roi", "derived"}
+    assert follow | {"table", "reference", "qc_table"} == {
         line.split()[1] for line in changed.out.splitlines() if " (" in line and " s)" in line
     }
     cohort.set(FAST)
@@ -121,7 +123,7 @@ def test_a_corrupt_participant_fails_alone_and_after_repair_runs_alone(
     image.write_bytes(whole)
     repaired = cohort.run()
     assert repaired.code == 0
-    assert repaired.steps == (STEPS + 2, 3 * STEPS, 0)
+    assert repaired.steps == (STEPS + 3, 3 * STEPS, 0)
     assert call([*SOMITE, "status", str(cohort.out)]).code == 0
 
 
@@ -229,7 +231,7 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
 ) -> None:
     validator = need_tool("bids-validator-deno")  # type: ignore[operator]
     add_reverse_image(cohort, 0.05)
-    cohort.set("extends: lumbar\neddy: {method: rigid}\nbias: {method: n4}\n")
+    cohort.set("extends: lumbar\neddy: {method: rigid}\nbias: {method: n4}\n" + TRACK)
     done = cohort.run(options=("--participant-label", "01"))
     assert done.code == 0, done.out + done.err
     done = call([str(validator), str(cohort.out), "--json"])
@@ -250,6 +252,7 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
         "*_motion.tsv",
         "*_outliers.tsv",
         "*_distortion.tsv",
+        "*_tractogram.trk",
         "/group",
     ]
     for pattern in ignored:

@@ -178,7 +178,7 @@ STEPS = (
                 told={"Description": "perfusion_fraction"},
             )
         },
-        unless_none=("perfusion_fraction",),
+        when_asked=True,
     ),
     Use(
         "track",
