@@ -123,6 +123,27 @@ class ImageFilter(StepConfig):
     """Values of the entity `desc` that are taken, such as manual. Default: any."""
 
 
+class AtlasSource(StepConfig):
+    """An atlas whose labels or probabilities are brought to sessions that have none of their own."""
+
+    name: Annotated[Words, Field(min_length=1)]
+    """JHU-ICBM-DTI-81 or JHU-tracts, found in $FSLDIR; or the path of an image of labels, or of probabilities
+    (4D), relative to the dataset or absolute."""
+    sha256: Words = ""
+    """Checksum of the image, SHA-256: another file is refused. Without it, the plan says what it is."""
+    template: Path | None = None
+    """FA template in the space of the atlas, relative to the dataset or absolute. Default: for the atlases
+    of FSL, the template beside them."""
+    template_sha256: Words = ""
+    """Checksum of the template."""
+    table: Path | None = None
+    """What the values or volumes mean (TSV), relative to the dataset or absolute. Default: the TSV of the
+    same name beside the image, or the published numbering of an atlas of FSL."""
+
+
+_SomeAtlases = tuple[AtlasSource, ...]
+
+
 class LabelSource(StepConfig):
     """Where the label images (`*_dseg.nii.gz`) are, and what says what their values mean."""
 
@@ -133,10 +154,17 @@ class LabelSource(StepConfig):
     transforms: Path | None = None
     """Folder of the ITK transforms that bring labels drawn on another grid onto the DWI: relative to the
     dataset, or absolute. Default: beside the label images."""
-    source: SourceName = "auto"
+    atlas: Annotated[
+        _SomeAtlases,
+        BeforeValidator(_several, json_schema_input_type=AtlasSource | _SomeAtlases),
+    ] = ()
+    """Atlas for the sessions without a label image of their own; a list of two where one holds labels and
+    the other probabilities of tracts. Default: none."""
+    source: SourceName | dict[BidsLabel, SourceName] = "auto"
     """What says what the values of a label image mean. auto: what lies beside it or above it: the table
     `*_dseg.tsv`, else label descriptions of ITK-SNAP (`*_dseg.txt` or `.label`), else the `dataset.json` of
-    nnU-Net. bids, itksnap, nnunet: that one. Any other: the published numbering of that tool or atlas."""
+    nnU-Net. bids, itksnap, nnunet: that one. Any other: the published numbering of that tool or atlas.
+    Where a session has several label images, each `seg` -> source: {discs: totalspineseg}; others: auto."""
     table: Path | None = None
     """The file that says it, where it does not lie beside the label images, such as the `dataset.json` of a
     model: relative to the dataset, or absolute. Default: beside the label images."""

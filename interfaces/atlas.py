@@ -1,4 +1,4 @@
-"""Bring an atlas to the subject: its FA template is registered to the FA map, its labels follow."""
+"""Find where the subject lies in the space of an atlas: its FA template is registered to the FA map."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from pydantic import Field
 
 from somite.alignment import Image
 from somite.body import read_mask
-from somite.errors import DatasetError, Problem
-from somite.images import Grid, read_float, write
+from somite.errors import Problem
+from somite.images import read_float
 from somite.interfaces.anatomy_transform import field_transform
-from somite.interfaces.transfer import nearest_labels, read_labels_3d
-from somite.orientation import describe_grid, storage_change
 from somite.registry import Context, Mask, StepConfig, step
 from somite.template import Warped, warp
 
@@ -34,7 +32,6 @@ class Config(StepConfig):
 @step(
     makes={
         "atlas_transform": "ITK transform: points of the diffusion series to points of the template, .h5",
-        "atlas_labels_dwi": "Label image of the atlas on the grid of the diffusion series, 3D NIfTI",
     },
     dwi_copies=2.0,
 )
@@ -42,20 +39,16 @@ def run(
     fa: Annotated[Path, "Fractional anisotropy of the subject, 3D NIfTI"],
     mask: Mask,
     atlas_template: Annotated[Path, "FA template, 3D NIfTI, in the space of the atlas"],
-    atlas_labels: Annotated[Path, "Label image of the atlas, 3D NIfTI of integers"],
     config: Config,
     context: Context,
-) -> tuple[Path, Path]:
-    """Register the template to the subject, and take the label nearest to where each voxel lies in it.
+) -> Path:
+    """Register the template to the subject; labels and probabilities of the atlas follow by its transform.
 
     Raises:
-        DatasetError: `ATLAS_SPACE`, `LABEL_NOT_INTEGER`, `LABEL_NOT_3D`, `MASK_GRID`, `IMAGE_UNREADABLE`.
+        DatasetError: `MASK_GRID`, `IMAGE_UNREADABLE`.
     """
     data, grid = read_float(fa)
     template, template_grid = read_float(atlas_template)
-    labels, label_grid = read_labels_3d(atlas_labels)
-    if not _overlap(template_grid, label_grid):
-        raise _other_space(atlas_labels, label_grid, template_grid)
     brain = read_mask(mask, grid)
     iterations = (40, 40, 20) if config.method == "deformable" else ()
     subject = Image(np.where(brain & np.isfinite(data), np.clip(data, 0, 1), 0).astype(np.float32), grid)
@@ -63,32 +56,7 @@ def run(
     _tell(found, config, atlas_template, context)
     made = context.folder / "atlas_transform.h5"
     sitk.WriteTransform(field_transform(found.points, grid), str(made))
-    moved = nearest_labels(labels, label_grid, found.points.reshape(-1, 3)).reshape(grid.shape)
-    moved[~brain] = 0
-    return made, write(context.folder / "atlas_labels_dwi.nii", moved, grid)
-
-
-def _overlap(one: Grid, other: Grid) -> bool:
-    """Whether the voxels are the same, or the fields of view share a centre within 20 mm."""
-    if storage_change(one, other) is not None:
-        return True
-    middles = [
-        grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + grid.affine[:3, 3] for grid in (one, other)
-    ]
-    return bool(np.linalg.norm(middles[0] - middles[1]) < 20.0)
-
-
-def _other_space(labels: Path, found: Grid, expected: Grid) -> DatasetError:
-    return DatasetError(
-        Problem(
-            "ATLAS_SPACE",
-            "the atlas' labels and its FA template do not lie in one space",
-            where=str(labels),
-            found=describe_grid(found),
-            expected=describe_grid(expected),
-            do="give the template that belongs to the labels",
-        )
-    )
+    return made
 
 
 def _tell(found: Warped, config: Config, template: Path, context: Context) -> None:
@@ -107,7 +75,7 @@ def _tell(found: Warped, config: Config, template: Path, context: Context) -> No
                 found=f"correlation {found.correlation:.2f} in the mask, {found.correlation_affine:.2f} by "
                 "the affine part alone",
                 expected=f"at least {config.correlation_warn:g}, and more than by the affine part",
-                do="look at atlas_labels_dwi on the FA map, and at the mask",
+                do="look at labels_dwi on the FA map, and at the mask",
                 severity="warning",
             )
         )

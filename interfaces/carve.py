@@ -33,7 +33,8 @@ from somite.errors import DatasetError, Problem
 from somite.images import read_labels, write
 from somite.registry import Context, Labels, LabelTable, StepConfig, step
 from somite.rootline import points_of, read_landmarks
-from somite.segments import NA, Segment, field_text, read_label_table
+from somite.segments import NA, Segment, carries, field_text, read_label_table
+from somite.selection import CLIPPED, read_flags
 
 
 class Config(StepConfig):
@@ -71,11 +72,17 @@ class Carved:
     rows: list[dict[str, object]]
 
 
-def carve(body: Body, config: Config) -> Carved:
+def carve(body: Body, config: Config, told: Mapping[Segment, str] | None = None) -> Carved:
     """Cut, and keep what no rule cuts: those labels keep their values, parts get values above all others.
 
     A part whose name the table already gives to a label of its own is left out: that label stands.
+
+    Args:
+        body: the labels.
+        config: the rules.
+        told: flags of the labels' segments, which their parts get too; `clipped` those at the border.
     """
+    flags = told or {}
     given = {segment for segment in body.segments() if segment.segment}
     made = Carved(np.zeros(body.labels.shape, np.int32), [])
     value = max((label.index for label in body.table), default=0)
@@ -86,15 +93,38 @@ def carve(body: Body, config: Config) -> Carved:
             continue
         value += 1
         made.labels[part.mask] = value
-        parts.append(_row(value, part.segment, part.reason, part.flags))
+        more = _inherited(body, part, flags)
+        parts.append(_row(value, part.segment, part.reason, tuple(dict.fromkeys((*part.flags, *more)))))
     for label in body.table:
         if label.segment in body.taken:
             continue
         mask, reason = body.eroded(label.segment)
         made.labels[mask & (body.labels == label.index)] = label.index
-        made.rows.append(_row(label.index, label.segment, reason, (), label.name))
+        own = tuple(word for word in flags.get(label.segment, "").split(";") if word)
+        made.rows.append(_row(label.index, label.segment, reason, own, label.name))
     made.rows += parts
     return made
+
+
+def _inherited(body: Body, part: Part, told: Mapping[Segment, str]) -> tuple[str, ...]:
+    """Flags that a part has from the labels that it was cut from."""
+    words = [
+        word
+        for whole, flags in told.items()
+        if carries((whole,), part.segment)
+        for word in flags.split(";")
+        if word
+    ]
+    at_border = _near_border(part.mask, body.erosion.voxels)
+    return tuple(word for word in words if word != CLIPPED or at_border)
+
+
+def _near_border(mask: NDArray[np.bool_], layers: int) -> bool:
+    """Whether a mask (x, y, z) reaches the border of its grid, or did before `layers` were taken off."""
+    index = np.argwhere(mask)
+    ends = np.array(mask.shape) - 1
+    sides = ends > 0
+    return bool(len(index) and ((index <= layers) | (index >= ends - layers))[:, sides].any())
 
 
 def _row(
@@ -218,7 +248,7 @@ def run(
         rule for rule in (config.discs and config.discs.region, config.slabs and config.slabs.disc) if rule
     }:
         tell_disc_order(body, region)
-    made = carve(body, config)
+    made = carve(body, config, read_flags(label_table))
     _tell_reasons(made.rows, context)
     return (
         write(context.folder / "segments_dwi.nii", made.labels, grid),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 from somite.alignment import Image
-from somite.errors import DatasetError, Problem
-from somite.images import grid_of, open_image, read_float, write
+from somite.body import read_mask
+from somite.images import grid_of, open_image, write
 from somite.interfaces.transfer import other_grid, points_of, read_transform, transform_points
+from somite.label_sources.overlap import check_overlap
+from somite.label_sources.probseg import read_probabilities
 from somite.orientation import storage_change
-from somite.registry import Context, Dwi, StepConfig, step
+from somite.registry import Context, Dwi, LabelTable, StepConfig, step
+from somite.segments import label_table_text, read_label_table
 from somite.template import sampled
 
 
@@ -21,46 +25,53 @@ class Config(StepConfig):
 
 
 @step(
-    makes={"probabilities_dwi": "Probabilities 0 to 1 on the grid of the series, 4D NIfTI, a volume per row"},
+    makes={
+        "probabilities_dwi": "Probabilities 0 to 1 on the grid of the series, 4D NIfTI, a volume per row",
+        "probabilities_dwi_table": "Table of its volumes, TSV as of labels; index: the volume, from 1",
+    },
     dwi_copies=1.0,
 )
 def run(
-    probabilities: Annotated[Path, "Probability images, 4D NIfTI, 0 to 1, one volume per row of the table"],
+    probabilities: Annotated[tuple[Path, ...], "Probability images: one 4D NIfTI, or a 3D one per label"],
+    probability_table: LabelTable,
     dwi: Dwi,
     config: Config,  # noqa: ARG001
     context: Context,
-    labels_transform: Annotated[Path, "ITK transform: points of the DWI to points of the images"]
-    | None = None,
+    transform: Annotated[Path, "ITK transform: points of the DWI to points of the images"] | None = None,
     anatomy_transform: Annotated[Path, "The same, found by registration to the anatomy"] | None = None,
-    atlas_transform: Annotated[Path, "The same, found by registration to the template"] | None = None,
-) -> Path:
+    within: Annotated[Path, "Mask outside of which there is no probability"] | None = None,
+) -> tuple[Path, Path]:
     """Interpolate each volume where the voxels of the series lie in it; 0 outside.
 
+    Images on the grid of the series are taken as they lie, unless a transform of their own is given.
+
     Raises:
-        DatasetError: `PROBABILITY_RANGE`, `LABEL_GRID`, `TRANSFORM_UNREADABLE`, `IMAGE_UNREADABLE`.
+        DatasetError: as `read_probabilities` and `read_label_table`; `LABEL_GRID`, `TRANSFORM_UNREADABLE`,
+            `MASK_GRID`.
     """
     grid = grid_of(open_image(dwi))
-    data, own = read_float(probabilities)
-    volumes = data.reshape(*own.shape, -1)
-    if not (np.isfinite(volumes).all() and volumes.min() >= 0 and volumes.max() <= 1):
-        raise DatasetError(
-            Problem(
-                "PROBABILITY_RANGE",
-                "probabilities do not lie between 0 and 1",
-                where=str(probabilities),
-                found=f"{np.nanmin(volumes):g} to {np.nanmax(volumes):g}",
-                expected="0 to 1",
-                do="divide per cent by 100",
-            )
-        )
-    given = labels_transform or anatomy_transform or atlas_transform
-    if given is None:
-        change = storage_change(own, grid)
-        if change is None:
-            raise other_grid(probabilities, own, grid)
-        moved = change.apply(volumes)
-    else:
+    found = read_probabilities(probabilities, read_label_table(probability_table))
+    if found.percent:
+        context.infer("probabilities", "percent, divided by 100", "values above 1.5, none above 100")
+    names = {label.name: found.data[..., n] for n, label in enumerate(found.labels)}
+    for problem in check_overlap(names, str(probabilities[0])):
+        # Fibres cross: unlike labels, tracts may share a voxel.
+        context.warn(replace(problem, severity="warning"))
+    change = storage_change(found.grid, grid)
+    given = transform or (anatomy_transform if change is None else None)
+    if given is not None:
         points = transform_points(read_transform(given), points_of(grid)).reshape(*grid.shape, 3)
-        moved = np.stack([sampled(Image(volumes[..., n], own), points) for n in range(volumes.shape[3])], -1)
+        volumes = np.moveaxis(found.data, 3, 0)
+        moved = np.stack([sampled(Image(volume, found.grid), points) for volume in volumes], -1)
         context.infer("probabilities", "linear interpolation", f"through {given.name}")
-    return write(context.folder / "probabilities_dwi.nii", np.ascontiguousarray(moved, np.float32), grid)
+    elif change is not None:
+        moved = change.apply(found.data)
+    else:
+        raise other_grid(probabilities[0], found.grid, grid)
+    if within is not None:
+        moved = moved * read_mask(within, grid)[..., None]
+    made = context.folder / "probabilities_dwi.tsv"
+    made.write_text(label_table_text(found.labels), encoding="utf-8", newline="\n")
+    return write(
+        context.folder / "probabilities_dwi.nii", np.ascontiguousarray(moved, np.float32), grid
+    ), made

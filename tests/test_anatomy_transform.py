@@ -63,8 +63,11 @@ def transferred(folder: Path, body: Spine, given: dict[str, Path], found: Path) 
     context = Context(folder / "transfer")
     context.folder.mkdir()
     table = folder / "dseg.tsv"
-    table.write_text("\n".join(["index\tname", *(f"{n}\troot {n}" for n in range(1, 9))]) + "\n")
-    path, _ = transfer.run(labels, table, given["dwi"], transfer.Config(), context, anatomy_transform=found)
+    rows = [f"{value}\tlabel {value}\n" for value in np.unique(body.labels)[1:]]
+    table.write_text("index\tname\n" + "".join(rows))
+    path, _ = transfer.run(
+        (labels,), table, given["dwi"], transfer.Config(), context, anatomy_transform=found
+    )
     assert "anatomy_transform.h5" in context.facts[0].reason
     return images.read_labels(path)[0]
 

@@ -77,9 +77,9 @@ def _seen(plan: Plan, root: Path) -> dict[str, dict[str, Any]]:
 
     sessions = {session.label: session for session in plan.sessions}
     return {
-        "labels": {k: name(s.labels) for k, s in sessions.items()},
-        "tables": {k: name(s.label_table) for k, s in sessions.items()},
-        "transforms": {k: name(s.labels_transform) for k, s in sessions.items()},
+        "labels": {k: name(s.labels[0].path if s.labels else None) for k, s in sessions.items()},
+        "tables": {k: name(s.labels[0].table if s.labels else None) for k, s in sessions.items()},
+        "transforms": {k: name(s.labels[0].transform if s.labels else None) for k, s in sessions.items()},
         "masks": {k: name(s.mask) for k, s in sessions.items()},
         "bvals": {k: name(s.series[0].bval) for k, s in sessions.items()},
         "metadata": {k: s.series[0].metadata for k, s in sessions.items()},
@@ -557,7 +557,7 @@ def test_transforms_in_a_folder_of_their_own(good: Path) -> None:
     )
     session = only(make_plan(good, settings(labels={"transforms": "xfm"})), "sub-03")
     assert not session.problems
-    assert session.labels_transform == good / "xfm/sub-03/anat/sub-03_from-T1w_to-dwi_xfm.nii.gz"
+    assert session.labels[0].transform == good / "xfm/sub-03/anat/sub-03_from-T1w_to-dwi_xfm.nii.gz"
 
 
 def test_transform_that_is_none(good: Path) -> None:

@@ -12,10 +12,9 @@ import pytest
 import skeleton
 from skeleton import build, settings
 
-from somite.dataset.regions import carries
 from somite.errors import Problem
 from somite.plan import Session, deep_check, make_plan
-from somite.segments import Segment
+from somite.segments import Segment, carries
 
 HOME = "derivatives/labels/sub-01/dwi"
 IMAGE = f"{HOME}/sub-01_space-dwi_dseg"
@@ -49,7 +48,7 @@ def problem_of(problems: tuple[Problem, ...], code: str) -> Problem:
 def test_label_descriptions_beside_the_labels_or_above(tmp_path: Path, name: str) -> None:
     put(dataset(tmp_path), name, SNAP)
     session = plan(tmp_path, labels={"names": RULES})
-    assert not session.errors and session.label_table is None
+    assert not session.errors and session.labels[0].table is None
     assert tuple(label.segment for label in session.label_rows) == BOTH
     (fact,) = session.facts
     assert fact.value == f"itksnap, {Path(name).name}"
@@ -59,17 +58,17 @@ def test_label_descriptions_beside_the_labels_or_above(tmp_path: Path, name: str
 def test_dataset_json_beside_the_labels_or_above(tmp_path: Path, folder: str) -> None:
     put(dataset(tmp_path), f"{folder}/dataset.json", json.dumps(NNUNET))
     session = plan(tmp_path, labels={"source": "nnunet", "names": RULES})
-    assert not session.errors and session.label_source == "nnunet"
+    assert not session.errors and session.labels[0].source == "nnunet"
     assert tuple(label.segment for label in session.label_rows) == BOTH
 
 
 def test_a_table_goes_before_other_sources(tmp_path: Path) -> None:
     put(dataset(tmp_path, skeleton.TABLE), f"{IMAGE}.txt", SNAP.replace("left", "wrong"))
     session = plan(tmp_path, labels={"names": RULES})
-    assert (session.label_source, session.label_table) == ("bids", tmp_path / f"{IMAGE}.tsv")
+    assert (session.labels[0].source, session.labels[0].table) == ("bids", tmp_path / f"{IMAGE}.tsv")
     assert session.facts == ()
     session = plan(tmp_path, labels={"source": "itksnap"}, roi={"segments": "all"})
-    assert session.label_source == "itksnap"
+    assert session.labels[0].source == "itksnap"
 
 
 def test_names_without_a_rule_are_told(tmp_path: Path) -> None:
@@ -87,7 +86,7 @@ def test_names_without_a_rule_are_told(tmp_path: Path) -> None:
 def test_a_file_elsewhere_is_named(tmp_path: Path) -> None:
     put(dataset(tmp_path), "model.json", json.dumps(NNUNET))
     session = plan(tmp_path, labels={"table": "model.json", "names": RULES})
-    assert session.label_source == "nnunet" and not session.errors
+    assert session.labels[0].source == "nnunet" and not session.errors
     problem = problem_of(plan(tmp_path, labels={"table": "absent.json"}).errors, "UNREADABLE")
     assert problem.where == str(tmp_path / "absent.json")
 
@@ -125,7 +124,7 @@ def test_the_numbering_of_a_tool_carries_what_is_cut_from_its_labels(tmp_path: P
     given = {"labels": {"source": "totalspineseg"}, "roi": {"segments": LUMBAR}}
     session = plan(tmp_path, deep=True, **given)
     assert session.problems == ()
-    assert (session.label_source, session.roi_source) == ("totalspineseg", "totalspineseg")
+    assert (session.labels[0].source, session.roi_source) == ("totalspineseg", "totalspineseg")
     write_voxels(tmp_path, v94=(2, 2, 1), v2=(2, 0, 1))
     problem = problem_of(plan(tmp_path, deep=True, **given).warnings, "REGION_MISSING")
     assert problem.found == "no label for disc midline L4-L5 np, disc midline L4-L5 af_anterior"
@@ -170,12 +169,12 @@ def test_transferred_labels_go_before_those_in_another_space_and_bring_their_tab
     put(tmp_path, f"{t2w}.txt", SNAP)
     given = {"source": "itksnap", "names": RULES}
     before = plan(tmp_path, labels=given)
-    assert before.labels == tmp_path / f"{t2w}.nii.gz" and before.label_source == "itksnap"
+    assert before.labels[0].path == tmp_path / f"{t2w}.nii.gz" and before.labels[0].source == "itksnap"
     edited = f"{HOME}/sub-01_space-dwi_seg-lumbar_desc-transferred_dseg"
     build(tmp_path, {edited: {}})
     after = plan(tmp_path, labels=given)
-    assert after.labels == tmp_path / f"{edited}.nii.gz" and after.labels_transform is None
-    assert (after.label_source, after.label_entities["seg"]) == ("bids", "lumbar")
+    assert after.labels[0].path == tmp_path / f"{edited}.nii.gz" and after.labels[0].transform is None
+    assert (after.labels[0].source, after.label_entities["seg"]) == ("bids", "lumbar")
     assert [label.segment for label in after.label_rows] == [label.segment for label in before.label_rows]
 
 

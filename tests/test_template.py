@@ -11,10 +11,10 @@ from scipy.spatial.transform import Rotation
 
 from somite import images
 from somite.alignment import Image
-from somite.errors import DatasetError
 from somite.images import Grid
 from somite.interfaces import atlas, probabilities, roi, transfer
 from somite.registry import Context
+from somite.segments import read_label_table
 from somite.template import sampled
 
 TRACTS = ("CST_left", "CST_right", "CC")
@@ -36,10 +36,25 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return 2 * (one & other).sum() / (one.sum() + other.sum())
 
 
-def run(folder: Path, options: dict[str, object], **given: Path) -> tuple[Path, Path, Context]:
+def run(folder: Path, options: dict[str, object], labels: Path, **given: Path) -> tuple[Path, Path, Context]:
+    """The transform of the step `atlas`, the labels that `transfer` brings through it, and what was told."""
     context = Context(folder / "atlas")
     context.folder.mkdir()
-    return *atlas.run(**given, config=atlas.Config(**options), context=context), context
+    transform = atlas.run(**given, config=atlas.Config(**options), context=context)
+    table = folder / "table.tsv"
+    table.write_text("index\tname\n1\tone\n2\ttwo\n7\tseven\n")
+    other = Context(folder / "transfer")
+    other.folder.mkdir()
+    path, _ = transfer.run(
+        (labels,),
+        table,
+        given["fa"],
+        transfer.Config(),
+        other,
+        atlas_transform=transform,
+        within=given["mask"],
+    )
+    return transform, path, context
 
 
 @pytest.mark.slow
@@ -57,7 +72,7 @@ def test_tracts_come_back_through_a_known_deformation(real_data: Path, tmp_path:
         "fa": images.write(tmp_path / "fa.nii", moved, grid),
         "mask": images.write(tmp_path / "mask.nii", ndimage.binary_fill_holes(moved > 0.02), grid),
         "atlas_template": images.write(tmp_path / "template.nii", fa, grid),
-        "atlas_labels": images.write(tmp_path / "labels.nii", labels.astype(np.int32), grid),
+        "labels": images.write(tmp_path / "labels.nii", labels.astype(np.int32), grid),
     }
     transform, path, context = run(tmp_path, {}, **given)
     found, _ = images.read_labels(path)
@@ -68,8 +83,10 @@ def test_tracts_come_back_through_a_known_deformation(real_data: Path, tmp_path:
     context = Context(tmp_path / "probabilities")
     context.folder.mkdir()
     images_4d = images.write(tmp_path / "prob.nii", probability, grid)
-    made = probabilities.run(
-        images_4d, given["fa"], probabilities.Config(), context, atlas_transform=transform
+    rows = tmp_path / "tracts.tsv"
+    rows.write_text("index\tname\n" + "".join(f"{n}\t{name}\n" for n, name in enumerate(TRACTS, start=1)))
+    made, _ = probabilities.run(
+        (images_4d,), rows, given["fa"], probabilities.Config(), context, transform=transform
     )
     by_probability, _ = images.read_float(made)
     after = [dice(truth[name], by_probability[..., n] > 0.5) for n, name in enumerate(TRACTS)]
@@ -92,7 +109,7 @@ def test_a_template_of_many_comes_nearer_than_by_its_size(real_data: Path, tmp_p
         fa=images.write(tmp_path / "fa.nii", fa, grid),
         mask=images.write(tmp_path / "mask.nii", ndimage.binary_fill_holes(fa > 0.02), grid),
         atlas_template=folder / "MNI_FA_template.nii.gz",
-        atlas_labels=images.write(tmp_path / "l.nii", (template > 0.3).astype(np.int32), template_grid),
+        labels=images.write(tmp_path / "l.nii", (template > 0.3).astype(np.int32), template_grid),
     )
     assert context.numbers["atlas_correlation"] > context.numbers["atlas_correlation_affine"] + 0.1
     assert not context.warnings
@@ -114,7 +131,7 @@ def synthetic(folder: Path) -> dict[str, Path]:
         "fa": images.write(folder / "fa.nii", fa, GRID),
         "mask": images.write(folder / "mask.nii", fa > 0.1, GRID),
         "atlas_template": images.write(folder / "template.nii", template, GRID),
-        "atlas_labels": images.write(folder / "labels.nii", (template > 0.5).astype(np.int32) * 7, GRID),
+        "labels": images.write(folder / "labels.nii", (template > 0.5).astype(np.int32) * 7, GRID),
     }
 
 
@@ -127,36 +144,31 @@ def test_labels_follow_the_template_and_stay_on_their_side(tmp_path: Path) -> No
     assert context.numbers["atlas_correlation"] > 0.9
 
 
-def test_labels_of_another_space_than_the_template_are_an_error(tmp_path: Path) -> None:
-    given = synthetic(tmp_path)
-    far = GRID.affine.copy()
-    far[:3, 3] += 150
-    given["atlas_labels"] = images.write(
-        tmp_path / "far.nii", np.ones(GRID.shape, np.int32), Grid(GRID.shape, far)
-    )
-    with pytest.raises(DatasetError) as error:
-        run(tmp_path, {}, **given)
-    assert error.value.problems[0].code == "ATLAS_SPACE"
-
-
 def test_a_template_that_is_not_alike_is_told(tmp_path: Path) -> None:
     given = synthetic(tmp_path)
     noise = np.random.default_rng(0).uniform(0, 1, GRID.shape)
     given["atlas_template"] = images.write(tmp_path / "noise.nii", noise, GRID)
-    _, _, context = run(tmp_path, {"method": "affine"}, **given)
+    del given["labels"]
+    context = Context(tmp_path)
+    atlas.run(**given, config=atlas.Config(method="affine"), context=context)
     assert [warning.code for warning in context.warnings] == ["REGISTRATION_DOUBTFUL"]
 
 
 def test_probabilities_are_interpolated_linearly_and_kept_on_their_own_grid(tmp_path: Path) -> None:
     values = np.random.default_rng(0).uniform(0, 1, (*GRID.shape, 2)).astype(np.float32)
     given = images.write(tmp_path / "p.nii", values, GRID)
+    rows = tmp_path / "p.tsv"
+    rows.write_text("index\tname\n1\tone\n2\ttwo\n")
     context = Context(tmp_path)
-    same, _ = images.read_float(probabilities.run(given, given, probabilities.Config(), context))
-    assert np.array_equal(same, values)
+    path, table = probabilities.run((given,), rows, given, probabilities.Config(), context)
+    assert np.array_equal(images.read_float(path)[0], values)
+    assert [label.name for label in read_label_table(table)] == ["one", "two"]
+    # Random values: some voxels have more than half of both. Tracts cross, so it is said and no more.
+    assert [warning.code for warning in context.warnings] == ["LABEL_OVERLAP"]
     per_cent = images.write(tmp_path / "percent.nii", 100 * values, GRID)
-    with pytest.raises(DatasetError) as error:
-        probabilities.run(per_cent, given, probabilities.Config(), context)
-    assert error.value.problems[0].code == "PROBABILITY_RANGE"
+    path, _ = probabilities.run((per_cent,), rows, given, probabilities.Config(), context)
+    np.testing.assert_allclose(images.read_float(path)[0], values, atol=1e-6)
+    assert context.facts[-1].value.startswith("percent")
 
 
 def test_means_of_real_tracts_are_those_of_scipy(real_data: Path) -> None:

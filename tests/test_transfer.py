@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
@@ -14,6 +15,7 @@ from somite import images
 from somite.errors import DatasetError
 from somite.images import Grid
 from somite.interfaces import transfer
+from somite.interfaces.anatomy_transform import field_transform
 from somite.registry import Context
 
 LPS = np.diag([-1.0, -1, 1, 1])
@@ -63,7 +65,8 @@ def files(tmp_path: Path) -> dict[str, Path]:
 def run(folder: Path, **files: Path) -> tuple[np.ndarray, Context]:
     context = Context(folder / "out")
     context.folder.mkdir()
-    path, _ = transfer.run(**files, config=transfer.Config(), context=context)
+    several = {name: (path,) for name, path in files.items() if name in ("labels", "labels_transform")}
+    path, _ = transfer.run(**{**files, **several}, config=transfer.Config(), context=context)
     data, grid = images.read_labels(path)
     assert grid.matches(DWI, 1e-3)
     return data, context
@@ -200,8 +203,8 @@ def test_labels_that_get_lost_are_named(tmp_path: Path, files) -> None:
     labels[0, 0, 0], labels[0, 0, 1] = 91, 92
     files["labels"] = images.write(tmp_path / "more.nii", labels, ANATOMY)
     _, context = run(tmp_path, **files, labels_transform=write_affine(tmp_path / "move.tfm", MOVE))
-    (warning,) = context.warnings
-    assert warning.code == "LABEL_LOST" and "91, 92" in warning.found
+    (warning,) = [one for one in context.warnings if one.code == "LABEL_LOST"]
+    assert "91, 92" in warning.found
     assert context.numbers == {"labels_found": 3.0, "labels_lost": 2.0}
 
 
@@ -216,6 +219,85 @@ def test_labels_on_the_wrong_side_are_not_moved(tmp_path: Path, files) -> None:
 def test_a_label_that_may_be_on_the_wrong_side_is_told_and_moved(tmp_path: Path, files) -> None:
     files["label_table"].write_text("index\tname\tside\n3\tthree\tL\n7\tseven\t\n40\tforty\t\n")
     found, context = run(tmp_path, **files, labels_transform=write_affine(tmp_path / "move.tfm", MOVE))
-    assert found.any() and [warning.code for warning in context.warnings] == ["LABEL_SIDE_DOUBTFUL"]
-    table = (tmp_path / "out" / "labels_dwi.tsv").read_text()
-    assert table.startswith("index\tname\tregion\tside\tlevel\tsegment\n3\tthree\tthree\tL\tn/a\tn/a\n")
+    assert found.any() and "LABEL_SIDE_DOUBTFUL" in [warning.code for warning in context.warnings]
+    header, first, *_ = (tmp_path / "out" / "labels_dwi.tsv").read_text().splitlines()
+    assert header.startswith("index\tname\tregion\tside\tlevel\tsegment")
+    assert first.startswith("3\tthree\tthree\tL\tn/a\tn/a")
+
+
+def flags(folder: Path) -> dict[int, str]:
+    """Index -> flags, of the table that was made."""
+    table = pd.read_csv(folder / "out" / "labels_dwi.tsv", sep="\t", keep_default_na=False)
+    return dict(zip(table["index"], table.get("flags", [""] * len(table)), strict=True))
+
+
+@pytest.mark.parametrize("by_field", [False, True])
+def test_labels_that_go_on_beyond_the_series_are_flagged(tmp_path: Path, files, by_field: bool) -> None:
+    """A ball at every corner and one in the middle; the anatomy reaches far beyond the series."""
+    wide = oblique((90, 90, 90), (-1, 1, 1), (-10, 5, 80))
+    centres = {3: (0, 9, 4), 7: (10, 9, 4), 40: (14, 4, 6)}
+    at = points(wide)
+    labels = np.zeros(wide.shape, np.int32)
+    for value, voxel in centres.items():
+        there = MOVE[:3, :3] @ (DWI.affine[:3, :3] @ voxel + DWI.affine[:3, 3]) + MOVE[:3, 3]
+        labels[np.linalg.norm(at - there, axis=-1) < 5] = value
+    files["labels"] = images.write(tmp_path / "wide.nii", labels, wide)
+    move = write_affine(tmp_path / "move.tfm", MOVE)
+    if by_field:
+        here = points(DWI)
+        field = field_transform(here @ MOVE[:3, :3].T + MOVE[:3, 3], DWI)
+        move = tmp_path / "field.h5"
+        sitk.WriteTransform(field, str(move))
+    _, context = run(tmp_path, **files, labels_transform=move)
+    assert flags(tmp_path) == {3: "clipped", 7: "n/a", 40: "n/a"}
+    (warning,) = context.warnings
+    assert (warning.code, warning.found) == ("LABEL_CLIPPED", "three")
+
+
+def test_flags_of_labels_that_are_given_back_stay(tmp_path: Path, files) -> None:
+    files["labels"] = images.write(tmp_path / "on.nii", np.full(DWI.shape, 3, np.int32), DWI)
+    files["label_table"].write_text("index\tname\tflags\n3\tthree\tclipped\n7\tseven\tn/a\n")
+    run(tmp_path, **files)
+    assert flags(tmp_path) == {3: "clipped", 7: "n/a"}
+
+
+def several(folder: Path, *data: np.ndarray, routes: list[transfer.Route]) -> np.ndarray:
+    paths = tuple(images.write(folder / f"{n}.nii", one, grid) for n, (one, grid) in enumerate(data))
+    (folder / "routes.json").write_text(transfer.routes_text(routes))
+    (folder / "table.tsv").write_text("index\tname\n1\ta\n2\tb\n3\tc\n")
+    context = Context(folder / "out")
+    context.folder.mkdir()
+    path, _ = transfer.run(
+        paths,
+        folder / "table.tsv",
+        images.write(folder / "dwi.nii", np.zeros((*DWI.shape, 2), np.float32), DWI),
+        transfer.Config(),
+        context,
+        labels_transform=(write_affine(folder / "same.tfm", np.eye(4)), write_affine(folder / "m.tfm", MOVE)),
+        label_routes=folder / "routes.json",
+    )
+    return images.read_labels(path)[0]
+
+
+def test_several_images_come_by_ways_of_their_own_and_keep_apart(tmp_path: Path) -> None:
+    ball = np.where(shapes(points(ANATOMY)) == 7, 2, 0).astype(np.int32)
+    plain = np.zeros(DWI.shape, np.int32)
+    plain[:3, :3], plain[0, 0, 0] = 1, 250  # 250: in no table
+    found = several(
+        tmp_path,
+        (plain, DWI),
+        (ball, ANATOMY),
+        routes=[transfer.Route(), transfer.Route({2: 3}, transform=1)],
+    )
+    alone = transfer.move(ball, ANATOMY, DWI, transfer.read_transform(tmp_path / "m.tfm")).values
+    assert np.array_equal(found == 3, alone == 2) and (alone == 2).sum() > 10
+    assert np.array_equal(found == 1, plain == 1) and found[0, 0, 0] not in (0, 1, 2, 3)
+
+
+def test_two_images_that_claim_a_voxel_are_an_error(tmp_path: Path) -> None:
+    one, other = np.zeros(DWI.shape, np.int32), np.zeros(DWI.shape, np.int32)
+    one[2:5], other[4:6] = 1, 2
+    with pytest.raises(DatasetError) as error:
+        several(tmp_path, (one, DWI), (other, DWI), routes=[transfer.Route()] * 2)
+    (problem,) = error.value.problems
+    assert problem.code == "LABEL_OVERLAP" and f"{one[4].size} voxels" in problem.found

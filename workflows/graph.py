@@ -16,6 +16,9 @@ from somite.derivatives import Derivative
 from somite.errors import GraphError, Problem, ToolError
 from somite.registry import Step, StepConfig, discover
 
+UNMET = ""
+"""Wired to an optional need that no product shall meet, though one has its name."""
+
 
 @dataclass(frozen=True)
 class Use:
@@ -23,11 +26,13 @@ class Use:
 
     step: str
     wires: Mapping[str, str] = field(default_factory=dict)
-    """Need of the step -> product that meets it, where their names differ."""
+    """Need of the step -> product that meets it, where their names differ; `UNMET`: none shall."""
     deliver: Mapping[str, Derivative] = field(default_factory=dict)
     """Product -> the derivative that it becomes in the output."""
-    only_with: str = ""
-    """A product without which the step is left out, where it may not be given."""
+    only_with: str | tuple[str, ...] = ""
+    """A given product without which the step is left out; of several, one must be there."""
+    unless_with: str = ""
+    """A given product with which the step is left out: a step that stands twice, wired in two ways."""
     unless_none: tuple[str, ...] = ()
     """Products that say nothing where the step's method is none, and are not delivered then."""
     when_asked: bool = False
@@ -35,7 +40,10 @@ class Use:
 
     def belongs(self, given: Container[str], config_of: Callable[[str], StepConfig]) -> bool:
         """Whether the step belongs to a workflow with what is given, and these options."""
-        if self.only_with and self.only_with not in given:
+        needed = (self.only_with,) if isinstance(self.only_with, str) else self.only_with
+        if any(needed) and not any(product in given for product in needed):
+            return False
+        if self.unless_with and self.unless_with in given:
             return False
         return not self.when_asked or config_of(self.step).model_dump()["method"] != "none"
 

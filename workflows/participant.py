@@ -10,10 +10,10 @@ from pathlib import Path
 
 from somite import __version__, bids, containers
 from somite.configs.model import Settings
-from somite.dataset.sessions import Opposed, Plan, Session
+from somite.dataset.sessions import Plan, Session
 from somite.derivatives import Derivative
-from somite.segments import label_table_text
-from somite.workflows.graph import Node, Use, join
+from somite.workflows.given import GIVEN, every_kind, given_files, given_texts
+from somite.workflows.graph import UNMET, Node, Use, join
 from somite.workflows.session import Unit
 
 MM2_PER_S = "mm^2/s"
@@ -33,6 +33,29 @@ def tensor_map(parameter: str, description: str, units: str = "arbitrary") -> De
         metadata={"Description": description, "Units": units, "OrientationEncoding": {"Reference": "xyz"}},
     )
 
+
+ANY_LABELS = ("labels", "atlas_labels")
+LABELS_DWI = {
+    "labels_dwi": Derivative(
+        "dseg",
+        {"space": "dwi", "desc": "transferred"},
+        metadata={"Description": "Labels on the grid of the series: edit, and give back with the TSV"},
+    ),
+    "labels_dwi_table": Derivative("dseg", {"space": "dwi", "desc": "transferred"}, ".tsv"),
+}
+PROBABILITIES_DWI = {
+    "probabilities_dwi": Derivative(
+        "probseg",
+        {"space": "dwi", "desc": "transferred"},
+        metadata={"Description": "Probabilities on the grid of the series, a volume for each row of the TSV"},
+    ),
+    "probabilities_dwi_table": Derivative("probseg", {"space": "dwi", "desc": "transferred"}, ".tsv"),
+}
+MASK = {
+    "mask": Derivative(
+        "mask", {"space": "dwi"}, metadata={"Type": "ROI", "Description": "Where the tensor was fitted"}
+    )
+}
 
 STEPS = (
     Use("load", deliver={"bval_loaded": preproc(".bval")}),
@@ -99,24 +122,24 @@ STEPS = (
         {"anatomy_transform": Derivative("xfm", {"from": "anat", "to": "dwi", "mode": "image"}, ".h5")},
         only_with="anatomy",
     ),
+    Use("transfer", {"dwi": "dwi_corrected", "atlas_transform": UNMET}, LABELS_DWI, only_with="labels"),
+    # The template is registered to FA: labels of an atlas come after the tensor fit.
     Use(
         "transfer",
-        {"dwi": "dwi_corrected"},
         {
-            "labels_dwi": Derivative(
-                "dseg",
-                {"space": "dwi", "desc": "transferred"},
-                metadata={
-                    "Description": "Labels on the grid of the series: edit, and give back with the TSV"
-                },
-            ),
-            "labels_dwi_table": Derivative("dseg", {"space": "dwi", "desc": "transferred"}, ".tsv"),
+            "labels": "atlas_labels",
+            "dwi": "dwi_corrected",
+            "labels_transform": UNMET,
+            "anatomy_transform": UNMET,
+            "within": "mask",
         },
-        only_with="labels",
+        LABELS_DWI,
+        only_with="atlas_labels",
     ),
     Use(
         "carve",
-        deliver={
+        {"label_table": "labels_dwi_table"},
+        {
             "segments_dwi": Derivative(
                 "dseg",
                 {"space": "dwi", "desc": "segments"},
@@ -124,18 +147,51 @@ STEPS = (
             ),
             "segment_table": Derivative("dseg", {"space": "dwi", "desc": "segments"}, ".tsv"),
         },
-        only_with="labels",
+        only_with=ANY_LABELS,
     ),
+    Use("mask", {"dwi": "dwi_unbiased", "bval": "bval_loaded"}, MASK, unless_with="atlas_labels"),
     Use(
         "mask",
-        {"dwi": "dwi_unbiased", "bval": "bval_loaded"},
+        {"dwi": "dwi_unbiased", "bval": "bval_loaded", "labels_dwi": UNMET},
+        MASK,
+        only_with="atlas_labels",
+    ),
+    Use(
+        "atlas",
+        deliver={
+            "atlas_transform": Derivative("xfm", {"from": "template", "to": "dwi", "mode": "image"}, ".h5")
+        },
+        only_with="atlas_template",
+    ),
+    Use(
+        "probabilities",
+        {"dwi": "dwi_corrected", "transform": "probabilities_transform"},
+        PROBABILITIES_DWI,
+        only_with="probabilities",
+    ),
+    Use(
+        "probabilities",
         {
-            "mask": Derivative(
-                "mask",
-                {"space": "dwi"},
-                metadata={"Type": "ROI", "Description": "Where the tensor was fitted"},
+            "probabilities": "atlas_probabilities",
+            "dwi": "dwi_corrected",
+            "transform": "atlas_transform",
+            "anatomy_transform": UNMET,
+            "within": "mask",
+        },
+        PROBABILITIES_DWI,
+        only_with="atlas_probabilities",
+    ),
+    Use(
+        "fat_fraction",
+        {"dwi": "dwi_corrected", "labels_transform": "fat_transform"},
+        {
+            "fat_fraction": Derivative(
+                "dwimap",
+                {"space": "dwi", "param": "fat"},
+                metadata={"Description": "Fat fraction; -1 where it is not known", "Units": "unitless"},
             )
         },
+        only_with="fat_given",
     ),
     Use(
         "tensor",
@@ -182,7 +238,8 @@ STEPS = (
     ),
     Use(
         "track",
-        deliver={
+        {"label_table": "labels_dwi_table"},
+        {
             "tracts": Derivative("tractogram", {"space": "dwi"}, ".trk"),
             "tract_density": Derivative(
                 "probseg",
@@ -191,15 +248,23 @@ STEPS = (
             ),
             "tract_table": Derivative("probseg", {"space": "dwi", "desc": "tracts"}, ".tsv"),
         },
-        only_with="labels",
+        only_with=ANY_LABELS,
         when_asked=True,
     ),
     Use(
-        "profile", deliver={"profiles": Derivative("stats", {"desc": "profiles"}, ".tsv")}, only_with="labels"
+        "profile",
+        {"label_table": "labels_dwi_table", "probability_table": "probabilities_dwi_table"},
+        {"profiles": Derivative("stats", {"desc": "profiles"}, ".tsv")},
+        only_with=(*ANY_LABELS, "probabilities", "atlas_probabilities"),
     ),
     Use(
         "roi",
-        {"bval": "bval_used", "labels_dwi": "segments_dwi", "label_table": "segment_table"},
+        {
+            "bval": "bval_used",
+            "labels_dwi": "segments_dwi",
+            "label_table": "segment_table",
+            "probability_table": "probabilities_dwi_table",
+        },
         {
             "segments": Derivative("stats", {"desc": "segments"}, ".tsv"),
             "sensitivity": Derivative("stats", {"desc": "sensitivity"}, ".tsv"),
@@ -207,10 +272,6 @@ STEPS = (
     ),
     Use("derived", deliver={"derived": Derivative("stats", {"desc": "derived"}, ".tsv")}),
 )
-
-# What the plan gives for every session, and what it may give.
-GIVEN = ("dwi", "bval", "bvec", "sidecar", "identity")
-OPTIONAL = ("labels", "label_table", "labels_transform", "anatomy", "mask_given", "pairing", "opposed")
 
 
 @dataclass(frozen=True)
@@ -257,22 +318,13 @@ def check(settings: Settings) -> None:
     Raises:
         GraphError, ToolError: as `graph.join`.
     """
-    joined(settings)(frozenset(OPTIONAL))
+    for given in every_kind():
+        joined(settings)(given)
 
 
 def _unit(session: Session, place: Place, nodes: Callable[[frozenset[str]], tuple[Node, ...]]) -> Unit:
-    optional: dict[str, Path | tuple[Path, ...] | None] = {
-        "labels": session.labels,
-        "label_table": session.label_table,
-        "labels_transform": session.labels_transform,
-        "anatomy": session.anatomy,
-        "mask_given": session.mask,
-        "opposed": tuple(image.path for image in session.opposed or ()) or None,
-    }
-    present = {name: path for name, path in optional.items() if path is not None}
-    texts = {} if session.opposed is None else {"pairing": pairing_of(session.opposed)}
-    if session.label_rows and session.label_table is None:
-        texts["label_table"] = label_table_text(session.label_rows)
+    present = given_files(session)
+    texts = given_texts(session)
     identity = identity_of(session, place.settings)
     own = nodes(frozenset(present) | frozenset(texts))
     return Unit(
@@ -321,13 +373,6 @@ def delivered(nodes: Iterable[Node]) -> dict[str, Derivative]:
     }
 
 
-def pairing_of(opposed: tuple[Opposed, ...]) -> str:
-    """What the step `susceptibility` is told of the images of opposite phase encoding, as JSON."""
-    keys = ("phase_encoding_direction", "total_readout_time_s", "b0_volumes")
-    images = [{"name": bids.stem(one.path)} | {key: getattr(one, key) for key in keys} for one in opposed]
-    return json.dumps({"opposed": images}, sort_keys=True)
-
-
 def voxels(shape: tuple[int, ...]) -> int:
     """Voxels of one volume."""
     return shape[0] * shape[1] * shape[2]
@@ -349,17 +394,27 @@ def identity_of(session: Session, settings: Settings) -> dict[str, str]:
 
 
 def target(session: Session, derivative: Derivative) -> Path:
-    """Where a derivative of a session goes, relative to the output. Labels keep the `seg` of their source."""
-    seg = {"seg": session.label_entities.get("seg", "")} if derivative.suffix == "dseg" else {}
+    """Where a derivative of a session goes, relative to the output.
+
+    Labels keep the `seg` of their source; the transform of an anatomical image is named after that.
+    """
+    own = {"seg": session.label_entities.get("seg", "")} if derivative.suffix == "dseg" else {}
     name = bids.build_name(
         {
             "sub": session.participant,
             "ses": session.session or "",
             **session.entities,
-            **seg,
+            **own,
             **derivative.entities,
+            **(_from(session) if derivative.entities.get("from") == "anat" else {}),
         },
         derivative.suffix,
         derivative.extension,
     )
     return Path(session.folder) / name
+
+
+def _from(session: Session) -> dict[str, str]:
+    """The space of the session's anatomical image, which is its suffix: `T2w`."""
+    name = None if session.anatomy is None else bids.parse_name(session.anatomy.name)
+    return {} if name is None else {"from": name.suffix}

@@ -15,20 +15,30 @@ from pathlib import Path
 from somite import bids
 from somite.bids import File
 from somite.configs.model import Settings
+from somite.dataset.atlases import Atlases, find_atlases
+from somite.dataset.beside import Beside, find_beside
+from somite.dataset.choosing import passes
 from somite.dataset.deep import deep_check
 from somite.dataset.deviations import deviations
 from somite.dataset.grouping import Group, group
 from somite.dataset.index import Dataset, Visit, read_dataset, visits
 from somite.dataset.label_tables import Wanted
-from somite.dataset.labelling import Labelling, find_labels, find_mask, passes
+from somite.dataset.labelling import Labelling, Search, find_labels, find_mask
 from somite.dataset.pairing import Candidates, find_pairing
 from somite.dataset.regions import Tables
 from somite.dataset.series import Sidecars, check_joined, read_series
-from somite.dataset.sessions import Deviation, Plan, Series, Session, listing
+from somite.dataset.sessions import (
+    AtlasImages,
+    Deviation,
+    Plan,
+    Probabilities,
+    Series,
+    Session,
+    listing,
+)
 from somite.errors import DatasetError, Problem
 from somite.interfaces.load import Config as LoadConfig
 from somite.interfaces.roi import Config as RoiConfig
-from somite.label_sources.shipped import SHIPPED
 from somite.registry import Fact
 from somite.segments import expand
 
@@ -45,6 +55,7 @@ class _Study:
     transforms: Dataset | None
     masks: Dataset | None
     wanted: Wanted
+    atlases: Atlases
     b0_max: float
     mask_required: bool
     undistort: bool
@@ -134,7 +145,12 @@ def _study(dataset: Dataset, settings: Settings) -> tuple[_Study, list[Problem]]
             problems.extend(_no_folder(problem, what) for problem in error.problems)
             return None
 
-    labels = side_dataset(settings.labels.path(dataset.root), "labels")
+    wanted = _wanted(dataset, settings)
+    atlases = find_atlases(settings.labels.atlas, dataset.root, wanted.expected)
+    problems += atlases.problems
+    home = settings.labels.path(dataset.root)
+    # With an atlas, no session needs labels of its own.
+    labels = side_dataset(home if not settings.labels.atlas or home.exists() else None, "labels")
     transforms = settings.labels.transforms
     load = settings.step("load")
     assert isinstance(load, LoadConfig)
@@ -144,7 +160,8 @@ def _study(dataset: Dataset, settings: Settings) -> tuple[_Study, list[Problem]]
         labels,
         labels if transforms is None else side_dataset(dataset.root / transforms, "transforms"),
         side_dataset(settings.masks.path(dataset.root), "masks"),
-        _wanted(dataset, settings),
+        wanted,
+        atlases,
         load.b0_max_s_per_mm2,
         getattr(settings.step("mask"), "method", "") == "given",
         getattr(getattr(settings, "susceptibility", None), "method", "none") != "none",
@@ -158,7 +175,9 @@ def _wanted(dataset: Dataset, settings: Settings) -> Wanted:
     assert isinstance(roi, RoiConfig)
     table = None if given.table is None else dataset.root / given.table
     expected = None if roi.segments == "all" else expand(roi.segments)
-    return Wanted(given.source, table, given.names, expected)
+    if isinstance(given.source, str):
+        return Wanted(given.source, table, given.names, expected)
+    return Wanted("auto", table, given.names, expected, given.source)
 
 
 def _no_folder(problem: Problem, what: str) -> Problem:
@@ -286,15 +305,10 @@ def _session(
     visit, settings = beside.visit, study.settings
     pairing = find_pairing(one.series, candidates if study.undistort else None)
     series, joined = check_joined(one.series, study.b0_max, pairing.opposed is not None)
-    labelling = find_labels(
-        series,
-        beside.labels,
-        beside.transforms,
-        settings.labels.filter,
-        study.wanted,
-        study.tables,
-        study.dataset,
-    )
+    search = Search(series, beside.labels, beside.transforms, settings.labels.filter, study.dataset)
+    labelling = find_labels(search, study.wanted, study.tables, study.atlases.labels)
+    more = find_beside(search, study.tables, labelling.anatomy)
+    atlas, tracts = _of_atlases(study.atlases, labelling, more)
     mask = find_mask(
         series,
         beside.masks,
@@ -308,16 +322,18 @@ def _session(
         visit.session,
         one.entities,
         series,
-        labels=labelling.labels,
-        label_table=labelling.table.path,
-        label_rows=labelling.table.labels,
-        label_source=labelling.table.source,
+        labels=labelling.images,
+        label_rows=labelling.rows,
         label_entities=labelling.entities,
-        labels_transform=labelling.transform,
-        anatomy=labelling.anatomy,
+        anatomy=labelling.anatomy or (more.probabilities.anatomy if more.probabilities else None),
+        probabilities=more.probabilities or tracts,
+        atlas=atlas,
+        landmarks=more.landmarks,
+        fat=more.fat,
+        fat_transform=more.fat_transform,
         mask=mask.path,
         opposed=pairing.opposed,
-        roi_source=_roi_source(settings, labelling),
+        roi_source=settings.labels.roi_source or labelling.roi_source,
         rater=settings.labels.rater,
         problems=tuple(
             dict.fromkeys(
@@ -329,18 +345,28 @@ def _session(
                     *joined,
                     *pairing.problems,
                     *labelling.problems,
+                    *more.problems,
                     *mask.problems,
                 )
             )
         ),
-        facts=(*one.facts, *pairing.facts, *labelling.facts, *mask.facts, *left_out),
+        facts=(*one.facts, *pairing.facts, *labelling.facts, *more.facts, *mask.facts, *left_out),
     )
 
 
-def _roi_source(settings: Settings, labelling: Labelling) -> str:
-    """How the labels were made: as the configuration says, else as their name, else as their source does."""
-    tool = labelling.table.source if labelling.table.source in SHIPPED else ""
-    return settings.labels.roi_source or labelling.entities.get("desc", "") or tool
+def _of_atlases(
+    given: Atlases, labelling: Labelling, more: Beside
+) -> tuple[AtlasImages | None, Probabilities | None]:
+    """What of the atlases a session takes: what it lacks itself."""
+    labels = labelling.atlas
+    tracts = None if more.probabilities else given.probabilities
+    one = labels or tracts
+    if one is None:
+        return None, None
+    images = AtlasImages(
+        one.template, None if labels is None else labels.image, None if tracts is None else tracts.image
+    )
+    return images, None if tracts is None else Probabilities((tracts.image,), tracts.labels)
 
 
 def _misfiled(series: Series, visit: Visit) -> list[Problem]:

@@ -7,7 +7,7 @@ region). Label tables name segments, the configuration expects them, the table r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import product
 from pathlib import Path
@@ -109,6 +109,21 @@ def by_segment(labels: Iterable[Label]) -> dict[Segment, tuple[int, ...]]:
     return indices
 
 
+def carries(carried: Iterable[Segment], wanted: Segment) -> bool:
+    """Whether a label is the wanted segment, or the whole that it is cut from.
+
+    A whole has no level or no segment of its own: a disc is cut into nucleus and annulus, a muscle into
+    slabs. Region and side are never wider.
+    """
+    return any(
+        one.region == wanted.region
+        and one.side == wanted.side
+        and one.level in (wanted.level, "")
+        and one.segment in (wanted.segment, "")
+        for one in carried
+    )
+
+
 def read_label_table(path: Path) -> tuple[Label, ...]:
     """Read the TSV of a BIDS label image: `index` and `name`, optionally region, side, level, segment.
 
@@ -148,10 +163,16 @@ def read_label_table(path: Path) -> tuple[Label, ...]:
     return tuple(label for index, label in labels.items() if index != 0)
 
 
-def label_table_text(labels: Iterable[Label]) -> str:
-    """The TSV of labels with the columns index, name, region, side, level, segment; reads back into them."""
-    rows = [("index", "name", *Segment.__match_args__)]
+def label_table_text(labels: Sequence[Label], flags: Mapping[Segment, str] | None = None) -> str:
+    """The TSV of labels with the columns index, name, region, side, level, segment; reads back into them.
+
+    A column `flags` is added where there are flags of segments.
+    """
+    rows: list[tuple[str, ...]] = [("index", "name", *Segment.__match_args__)]
     rows += [(str(label.index), label.name, *astuple(label.segment)) for label in labels]
+    if flags:
+        told = ["flags", *(flags.get(label.segment, "") for label in labels)]
+        rows = [(*row, flag) for row, flag in zip(rows, told, strict=True)]
     return "".join("\t".join(text or NA for text in row) + "\n" for row in rows)
 
 

@@ -16,6 +16,8 @@ from somite.errors import DatasetError, Problem
 from somite.estimates import Vector
 from somite.segments import NA, Segment, SegmentGroup, by_segment, expand, read_label_table
 
+CLIPPED = "clipped"
+"""Flag of a segment that goes on beyond the field of view."""
 NO_VOXEL = "no voxel of its label in the label image"
 
 

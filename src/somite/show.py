@@ -63,7 +63,9 @@ def grouping(item: Session) -> str:
     """Which series a session is made of."""
     names = ", ".join(series.dwi.name for series in item.series)
     volumes = sum(series.n_volumes for series in item.series)
-    labels = item.labels.name if item.labels is not None else "no label image"
+    labels = ", ".join(image.path.name for image in item.labels) or "no label image"
+    if item.atlas is not None and item.atlas.labels is not None:
+        labels = f"labels of the atlas {item.atlas.labels.name}"
     return f"{names}: {volumes} volumes; {labels}"
 
 

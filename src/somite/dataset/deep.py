@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from somite.dataset.regions import carries, check_regions
+from somite.dataset.regions import check_regions
 from somite.dataset.series import check_access
 from somite.dataset.sessions import Plan, Session, listing
 from somite.errors import DatasetError, Problem
 from somite.images import read_labels
+from somite.label_sources.overlap import check_overlap
 from somite.label_sources.shipped import SHIPPED
-from somite.segments import Label, Segment
+from somite.segments import Label, Segment, carries
 from somite.sides import check_sides
 from somite.voxel_check import check_voxels
 
@@ -41,9 +42,15 @@ def deep_check(plan: Plan, threads: int) -> Plan:
 def _look_inside(session: Session, expected: tuple[Segment, ...] | None) -> list[Problem]:
     told = {(problem.code, problem.where) for problem in session.problems}
     found = [problem for series in session.series if series.n_volumes for problem in check_voxels(series.dwi)]
-    if session.labels is not None and session.label_rows:
+    for image in session.labels:
         try:
-            found += check_label_voxels(session.labels, session.label_rows, session.label_source, expected)
+            if image.rows:
+                found += check_label_voxels(image.path, image.rows, image.source, expected)
+        except DatasetError as error:
+            found += error.problems
+    if len(session.labels) > 1:
+        try:
+            found += _overlaps([image.path for image in session.labels])
         except DatasetError as error:
             found += error.problems
     return [problem for problem in found if (problem.code, problem.where) not in told]
@@ -81,6 +88,19 @@ def check_label_voxels(
         problems.append(_unknown_values(labels, unknown, source))
     if data.size == np.prod(grid.shape):
         problems += check_sides(data.reshape(grid.shape), grid, table, str(labels))
+    return problems
+
+
+def _overlaps(labels: Sequence[Path]) -> list[Problem]:
+    """`LABEL_OVERLAP` of the label images that lie on one grid; others are compared on that of the series."""
+    data = {path: read_labels(path) for path in labels}
+    problems = []
+    while data:
+        first = next(iter(data))
+        grid = data[first][1]
+        here = {path.name: image for path, (image, own) in data.items() if own.matches(grid)}
+        problems += check_overlap(here, str(first.parent))
+        data = {path: one for path, one in data.items() if path.name not in here}
     return problems
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from somite.bids import File, inherited, stem
+from somite.dataset.choosing import TRANSFERRED
 from somite.dataset.index import Visit
 from somite.dataset.regions import Tables, check_regions
 from somite.dataset.sessions import listing
@@ -16,9 +17,6 @@ from somite.label_sources.shipped import SHIPPED, ShippedName, about, is_shipped
 from somite.label_sources.source import FILE_KINDS, FileKind, SourceName, kind_of, reader
 from somite.registry import Fact
 from somite.segments import Label, Segment
-
-TRANSFERRED = "transferred"
-"""The entity `desc` of the label images that Somite delivers: their own table says what they mean."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,12 @@ class Wanted:
     names: tuple[NameRule, ...] = ()
     expected: tuple[Segment, ...] | None = None
     """Segments that the table shall hold; None: those of the label table."""
+    by_seg: Mapping[str, SourceName] = field(default_factory=dict)
+    """The source of images with this `seg` in their names, in place of `source`."""
+
+    def of(self, image: File) -> Wanted:
+        """What is said of one image."""
+        return replace(self, source=self.by_seg.get(image.name.entities.get("seg", ""), self.source))
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,15 @@ class LabelTable:
     problems: tuple[Problem, ...] = ()
     facts: tuple[Fact, ...] = ()
 
+    @property
+    def is_tool(self) -> bool:
+        """Whether it is a published numbering."""
+        return is_shipped(self.source)
+
 
 def find_label_table(image: File, visit: Visit, wanted: Wanted, tables: Tables) -> LabelTable:
     """The table of a label image, and all that is wrong with it: `LABEL_NO_TABLE` where there is none."""
+    wanted = wanted.of(image)
     try:
         chosen = _choose(image, visit, wanted)
         if chosen is not None:

@@ -1,4 +1,4 @@
-"""The label image, its table, its transform and the mask of a group of runs: which, and what is wrong.
+"""The label images of a group of runs, their tables and transforms, and its mask: which, and what is wrong.
 
 Reads headers and tables; the voxels of labels are looked at by `deep.deep_check`.
 """
@@ -11,99 +11,162 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from somite.bids import IMAGE_EXTENSIONS, File, Name, comparable, stem
+from somite.bids import IMAGE_EXTENSIONS, File, Name, stem
 from somite.dataset.anatomy import find_anatomy
-from somite.dataset.grouping import duplicate_name
+from somite.dataset.atlases import GivenAtlas
+from somite.dataset.choosing import (
+    Found,
+    ambiguous,
+    applies,
+    applying,
+    choose,
+    choose_labels,
+    in_dwi_space,
+)
 from somite.dataset.index import Dataset, Visit
-from somite.dataset.label_tables import LabelTable, Wanted, find_label_table
-from somite.dataset.regions import Tables
+from somite.dataset.label_tables import Wanted, find_label_table
+from somite.dataset.regions import Tables, check_regions
 from somite.dataset.series import check_access, read_header
-from somite.dataset.sessions import Series, listing
+from somite.dataset.sessions import LabelImage, Series, listing
 from somite.errors import DatasetError, Problem
 from somite.images import Grid
 from somite.interfaces.transfer import read_transform
+from somite.label_sources.combining import combined, renumber
 from somite.orientation import describe_grid, storage_change
 from somite.registry import Fact
+from somite.segments import Label
 
-# What these entities say is about the derived image itself; all others name the scan that it was made from.
-_OWN = ("sub", "ses", "space", "res", "den", "label", "seg", "atlas", "scale", "desc", "hemi")
 _TRANSFORM_EXTENSIONS = (".txt", ".mat", ".tfm", ".h5", *IMAGE_EXTENSIONS)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found for a group of runs: a file, or none, and what is to be said of it."""
+class Search:
+    """Where the labels of a group of runs are looked for, and what is known of them beforehand."""
 
-    path: Path | None = None
+    series: Sequence[Series]
+    """Of the group; the labels are to lie on the grid of the first."""
+    visit: Visit | None
+    """The files of the label dataset for this session; None where it has none."""
+    transforms: Visit | None
+    """The same of the dataset that holds the transforms."""
+    chosen: BaseModel
+    """Filter of the images."""
+    dataset: Dataset | None = None
+    """Of the scans, among which the image is looked for that labels in its space were drawn on."""
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """The labels of a group of runs."""
+
+    images: tuple[LabelImage, ...] = ()
+    rows: tuple[Label, ...] = ()
+    """Of all images together, as they are numbered on the grid of the series."""
+    entities: Mapping[str, str] = field(default_factory=dict)
+    """What the names of all label images say about themselves: `seg`, `desc`."""
+    anatomy: Path | None = None
+    """The image that labels were drawn on, where it is to be registered."""
+    roi_source: str = ""
+    """As the names or the sources of the images tell it."""
+    atlas: GivenAtlas | None = None
+    """What takes the place of images, where the session has none."""
     problems: tuple[Problem, ...] = ()
     facts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True)
-class Labelling:
-    """What belongs to the label image of a group of runs."""
+class _Read:
+    """A label image with its table and its way to the series, and what is to be said of them."""
 
-    labels: Path | None = None
-    table: LabelTable = field(default_factory=LabelTable)
-    transform: Path | None = None
-    entities: Mapping[str, str] = field(default_factory=dict)
-    """What the name of the label image says about itself: `seg`, `desc`."""
-    anatomy: Path | None = None
-    """The image that the labels were drawn on, where it is to be registered."""
-    problems: tuple[Problem, ...] = ()
-    facts: tuple[Fact, ...] = ()
+    image: LabelImage
+    entities: Mapping[str, str]
+    problems: tuple[Problem, ...]
+    facts: tuple[Fact, ...]
 
 
-def passes(entities: Mapping[str, str], chosen: BaseModel) -> bool:
-    """Whether the entities are among those of a filter; one without a value is not looked at."""
-    return all(
-        values is None
-        or comparable(key, entities.get(key, "")) in [comparable(key, value) for value in values]
-        for key, values in chosen
-    )
-
-
-def find_labels(
-    series: Sequence[Series],
-    visit: Visit | None,
-    transforms: Visit | None,
-    chosen: BaseModel,
-    wanted: Wanted,
-    tables: Tables,
-    dataset: Dataset | None = None,
-) -> Labelling:
-    """The label image of a group of runs with its table and transform, and all that is wrong with them.
+def find_labels(search: Search, wanted: Wanted, tables: Tables, atlas: GivenAtlas | None = None) -> Labelling:
+    """The label images of a group of runs with tables and transforms, and all that is wrong with them.
 
     Args:
-        series: of the group; the labels are to lie on the grid of the first.
-        visit: the files of the label dataset for this session; None where it has none.
-        transforms: the same of the dataset that holds the transforms.
-        chosen: filter of the label images.
+        search: where they are looked for.
         wanted: what says what the values mean, and the segments that it shall name.
         tables: what has been read already.
-        dataset: of the scans, among which the image is looked for that labels in its space were drawn on.
+        atlas: for sessions without a label image.
     """
-    image, about = choose(visit, "dseg", chosen, series)
-    if image is None or visit is None:
-        missing = about.problems or (_no_labels(series, visit),)
-        return Labelling(problems=missing)
-    table = find_label_table(image, visit, wanted, tables)
-    transform = _find_transform(image, series, transforms)
-    anatomy = (
-        Found() if transform.path or transform.problems else _find_anatomy(image, series, visit, dataset)
-    )
-    told = bool(transform.problems or anatomy.problems or anatomy.path)
-    where = check_grid(image, series, transform.path, told)
-    found = (about, table, transform, anatomy, where)
+    files, about = choose_labels(applying(search.visit, "dseg", search.chosen, search.series))
+    if not files or search.visit is None:
+        return _without(search, about, atlas)
+    alone = len(files) == 1
+    read = [
+        _read(file, search, wanted if alone else replace(wanted, expected=None), tables) for file in files
+    ]
+    values = renumber([one.image.rows for one in read])
+    images = tuple(replace(one.image, values=own) for one, own in zip(read, values, strict=True))
+    rows = combined([one.rows for one in images], values)
+    problems = [*about.problems, *(problem for one in read for problem in one.problems)]
+    anatomies = {one.anatomy for one in images} - {None}
+    if len(anatomies) > 1:
+        problems.append(_two_spaces(images))
+    if not alone and rows:
+        carried = {label.segment for label in rows}
+        where = str(images[0].path.parent)
+        problems += check_regions(carried, wanted.expected, where, "the label tables together")
+    said = [one.entities for one in read]
     return Labelling(
-        image.path,
-        table,
-        transform.path,
-        {key: image.name.entities[key] for key in ("seg", "desc") if key in image.name.entities},
-        anatomy.path,
+        images,
+        rows,
+        {key: value for key, value in said[0].items() if all(other.get(key) == value for other in said)},
+        next(iter(sorted(anatomies, key=str)), None),
+        ", ".join(dict.fromkeys(name for one in read if (name := one.image.made_by))),
+        None,
+        tuple(problems),
+        (*about.facts, *(fact for one in read for fact in one.facts)),
+    )
+
+
+def _without(search: Search, about: Found, atlas: GivenAtlas | None) -> Labelling:
+    """A session that has no label image, or none that can be told: those of the atlas, where one is given."""
+    if about.problems or atlas is None:
+        return Labelling(problems=about.problems or (_no_labels(search.series, search.visit),))
+    fact = Fact("labels", atlas.name, "the session has no label image of its own: the atlas is brought to it")
+    entities = {"seg": atlas.seg} if atlas.seg else {}
+    return Labelling((), atlas.labels, entities, None, atlas.name, atlas, (), (fact,))
+
+
+def _read(file: File, search: Search, wanted: Wanted, tables: Tables) -> _Read:
+    assert search.visit is not None
+    table = find_label_table(file, search.visit, wanted, tables)
+    transform, anatomy, where = find_route(file, search)
+    found = (table, transform, anatomy, where)
+    entities = {key: file.name.entities[key] for key in ("seg", "desc") if key in file.name.entities}
+    tool = table.source if table.is_tool else ""
+    return _Read(
+        LabelImage(
+            file.path,
+            table.labels,
+            table.source,
+            table.path,
+            transform.path,
+            anatomy.path,
+            entities.get("desc", "") or tool,
+        ),
+        entities,
         tuple(problem for part in found for problem in part.problems),
         tuple(fact for part in found for fact in part.facts),
     )
+
+
+def find_route(file: File, search: Search) -> tuple[Found, Found, Found]:
+    """How an image comes to the series: by a transform, by the anatomy it was drawn on, or as it lies."""
+    assert search.visit is not None
+    transform = find_transform(file, search)
+    anatomy = (
+        Found()
+        if transform.path or transform.problems
+        else _find_anatomy(file, search.series, search.visit, search.dataset)
+    )
+    told = bool(transform.problems or anatomy.problems or anatomy.path)
+    return transform, anatomy, check_grid(file, search.series, transform.path, told)
 
 
 def find_mask(
@@ -118,7 +181,7 @@ def find_mask(
         wanted: whether the configuration names a folder of masks.
         required: whether it says that no mask is to be made.
     """
-    image, about = choose(visit, "mask", chosen, series)
+    image, about = choose(applying(visit, "mask", chosen, series), "mask")
     if image is None:
         if not (wanted or required):
             return about
@@ -127,60 +190,9 @@ def find_mask(
     return Found(image.path, (*about.problems, *where.problems), (*about.facts, *where.facts))
 
 
-def choose(
-    visit: Visit | None, suffix: str, chosen: BaseModel, series: Sequence[Series]
-) -> tuple[File | None, Found]:
-    """The one image of this suffix that applies to the series, and what is to be said of the choice.
-
-    Of several, that which names most of the series; of these, that in DWI space. `LABEL_AMBIGUOUS` where more
-    than one remains, `DUPLICATE_NAME` where their names mean one image.
-    """
-    files = [
-        file
-        for file in (visit.files if visit else ())
-        if file.name.suffix == suffix
-        and file.name.is_image
-        and passes(file.name.entities, chosen)
-        and _applies(file.name, series)
-    ]
-    if not files:
-        return None, Found()
-    most = max(len(_source(file.name)) for file in files)
-    nearest = [file for file in files if len(_source(file.name)) == most]
-    in_dwi = [file for file in nearest if _in_dwi_space(file.name)]
-    best = in_dwi or nearest
-    if len(best) > 1:
-        return None, Found(problems=(_ambiguous(best, suffix),))
-    if len(files) == 1:
-        return best[0], Found()
-    others = ", ".join(file.path.name for file in files if file is not best[0])
-    reason = "the only one in DWI space" if len(nearest) > 1 else "it names most entities of the series"
-    fact = Fact("label image" if suffix == "dseg" else suffix, best[0].path.name, f"{reason}; also: {others}")
-    return best[0], Found(facts=(fact,))
-
-
-def _applies(name: Name, series: Sequence[Series]) -> bool:
-    """Whether one of the series has all that the derived image's name says of its source."""
-    source = _source(name)
-    return any(
-        all(comparable(key, one.entities.get(key, "")) == comparable(key, source[key]) for key in source)
-        for one in series
-    )
-
-
-def _source(name: Name) -> dict[str, str]:
-    """What a name says of a series. In another space than its own it says it of another scan: nothing."""
-    if not _in_dwi_space(name):
-        return {}
-    return {key: value for key, value in name.entities.items() if key not in _OWN}
-
-
-def _in_dwi_space(name: Name) -> bool:
-    return name.entities.get("space", "dwi") == "dwi"
-
-
-def _find_transform(image: File, series: Sequence[Series], visit: Visit | None) -> Found:
-    """The transform from the space of the labels to that of the series, where they are not the same."""
+def find_transform(image: File, search: Search) -> Found:
+    """The transform from the space of an image to that of the series, where they are not the same."""
+    visit, series = search.transforms, search.series
     space = image.name.entities.get("space", "dwi")
     if space == "dwi" or visit is None:
         return Found()
@@ -192,14 +204,14 @@ def _find_transform(image: File, series: Sequence[Series], visit: Visit | None) 
         and file.name.entities.get("from") == space
         and file.name.entities.get("to") == "dwi"
         and file.name.entities.get("mode", "image") == "image"
-        and _applies(_without_route(file.name), series)
+        and applies(_without_route(file.name), series)
     ]
     if not files:
         return Found()
     most = max(len(file.name.entities) for file in files)
     best = [file for file in files if len(file.name.entities) == most]
     if len(best) > 1:
-        return Found(problems=(_ambiguous(best, "xfm"),))
+        return Found(problems=(ambiguous(best, "xfm"),))
     try:
         check_access(best[0].path, "the transform")
         if not best[0].name.is_image:  # a displacement field is as large as a scan: `transfer` reads it
@@ -211,7 +223,7 @@ def _find_transform(image: File, series: Sequence[Series], visit: Visit | None) 
 
 def _find_anatomy(image: File, series: Sequence[Series], visit: Visit, dataset: Dataset | None) -> Found:
     """What labels in another space than the series', and on another grid, were drawn on."""
-    if _in_dwi_space(image.name):
+    if in_dwi_space(image.name):
         return Found()
     try:
         grid, _ = read_header(image.path, "the label image")
@@ -242,13 +254,13 @@ def check_grid(image: File, series: Sequence[Series], transform: Path | None, ex
     except DatasetError as error:
         return Found(problems=error.problems)
     target = series[0].grid
-    if any(n != 1 for n in shape[3:]):
+    if any(n != 1 for n in shape[3:]) and image.name.suffix != "probseg":
         return Found(problems=(_not_3d(image, shape),))
     if target is None or transform is not None or excused:
         return Found()
     if storage_change(grid, target) is None:
         return Found(problems=(_other_grid(image, grid, target, series[0]),))
-    if _in_dwi_space(image.name):
+    if in_dwi_space(image.name):
         return Found()
     reason = f"no transform from {image.name.entities['space']} to dwi, and the grids are the same"
     return Found(facts=(Fact(f"space of {image.path.name}", "dwi", reason),))
@@ -259,13 +271,15 @@ def _code(image: File) -> str:
 
 
 def _other_grid(image: File, grid: Grid, target: Grid, series: Series) -> Problem:
-    space = "T2w" if _in_dwi_space(image.name) else image.name.entities["space"]
+    space = "T2w" if in_dwi_space(image.name) else image.name.entities["space"]
     what, do = "label image", "resample it onto the series with nearest neighbour"
     if image.name.suffix == "mask":
         what = "mask"
     else:
+        if image.name.suffix == "probseg":
+            what, do = "probability image", "resample it onto the series, linearly"
         do += f", or give the ITK transform *_from-{space}_to-dwi_mode-image_xfm.txt" + (
-            " and name the image space-T2w, or whatever it was drawn on" if _in_dwi_space(image.name) else ""
+            " and name the image space-T2w, or whatever it was drawn on" if in_dwi_space(image.name) else ""
         )
     return Problem(
         _code(image),
@@ -317,16 +331,13 @@ def _no_mask(series: Sequence[Series], required: bool) -> Problem:
     )
 
 
-def _ambiguous(files: Sequence[File], suffix: str) -> Problem:
-    if suffix != "xfm" and len({file.name.same_image() for file in files}) < len(files):
-        return duplicate_name([str(file.path) for file in files], f"{suffix} image")
-    what = {"dseg": "label image", "mask": "mask", "xfm": "transform"}[suffix]
-    option = {"dseg": "labels: filter:", "mask": "masks: filter:", "xfm": ""}[suffix]
+def _two_spaces(images: Sequence[LabelImage]) -> Problem:
+    drawn = [f"{one.path.name} on {one.anatomy.name}" for one in images if one.anatomy is not None]
     return Problem(
-        "LABEL_AMBIGUOUS",
-        f"more than one {what} applies to the session",
-        where=str(files[0].path.parent),
-        found=listing([file.path.name for file in files]),
-        expected="one",
-        do=f"choose with {option} {{desc: ..., seg: ...}}" if option else "remove all but one",
+        "LABEL_SPACES",
+        "the label images of the session were drawn on two anatomical images, without transforms",
+        where=str(images[0].path.parent),
+        found=listing(drawn),
+        expected="one anatomical image, which is registered to the series",
+        do="give the ITK transforms *_from-T2w_to-dwi_mode-image_xfm.txt, or choose with labels: filter:",
     )

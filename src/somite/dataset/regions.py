@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from somite.dataset.series import check_access
 from somite.dataset.sessions import listing
 from somite.errors import DatasetError, Problem
-from somite.segments import Label, Segment, read_label_table
+from somite.segments import Label, Segment, carries, read_label_table
 
 
 @dataclass
@@ -36,21 +36,6 @@ class Tables:
         if isinstance(found, DatasetError):
             raise DatasetError.of(found.problems)
         return found
-
-
-def carries(carried: Iterable[Segment], wanted: Segment) -> bool:
-    """Whether a label is the wanted segment, or the whole that it is cut from.
-
-    A whole has no level or no segment of its own: a disc is cut into nucleus and annulus, a muscle into
-    slabs. Region and side are never wider.
-    """
-    return any(
-        one.region == wanted.region
-        and one.side == wanted.side
-        and one.level in (wanted.level, "")
-        and one.segment in (wanted.segment, "")
-        for one in carried
-    )
 
 
 def check_regions(

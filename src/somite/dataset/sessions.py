@@ -66,6 +66,46 @@ class Opposed:
 
 
 @dataclass(frozen=True)
+class LabelImage:
+    """A label image as it was drawn, what its values mean, and how it comes to the series."""
+
+    path: Path
+    rows: tuple[Label, ...] = ()
+    """What its own values mean."""
+    source: str = ""
+    """Kind of the source: bids, itksnap, nnunet, or the tool or atlas whose numbering it is."""
+    table: Path | None = None
+    """Where it is a TSV; a table is made for labels of any other source."""
+    transform: Path | None = None
+    anatomy: Path | None = None
+    """The image that it was drawn on, where that is to be registered."""
+    made_by: str = ""
+    """As its name, else its source tells it."""
+    values: Mapping[int, int] = field(default_factory=dict)
+    """Its own values -> those among the labels of the session, where they differ."""
+
+
+@dataclass(frozen=True)
+class Probabilities:
+    """Probability images of regions or tracts, and how they come to the series."""
+
+    images: tuple[Path, ...]
+    """One 4D image, or one for each row."""
+    rows: tuple[Label, ...]
+    transform: Path | None = None
+    anatomy: Path | None = None
+
+
+@dataclass(frozen=True)
+class AtlasImages:
+    """Images in the space of an FA template, of those that a session lacks."""
+
+    template: Path
+    labels: Path | None = None
+    probabilities: Path | None = None
+
+
+@dataclass(frozen=True)
 class Session:
     """What is processed as one: series of a session of a participant, their labels, and what is wrong."""
 
@@ -77,18 +117,23 @@ class Session:
     """What tells this group of runs from the others of the session: {"dir": "AP"}."""
     series: tuple[Series, ...] = ()
     """Empty only where a folder cannot be read."""
-    labels: Path | None = None
-    label_table: Path | None = None
-    """Where it is a TSV; a table is made for labels of any other source."""
+    labels: tuple[LabelImage, ...] = ()
+    """Label images of its own; several are one labelling."""
     label_rows: tuple[Label, ...] = ()
-    """What the table says, whatever its source."""
-    label_source: str = ""
-    """Kind of the source: bids, itksnap, nnunet, or the tool or atlas whose numbering it is."""
+    """What the values mean, of all label images together or of the atlas."""
     label_entities: Mapping[str, str] = field(default_factory=dict)
-    """What the name of the label image says about itself, such as {"seg": "lumbar"}."""
-    labels_transform: Path | None = None
+    """What the names of the label images say about themselves, such as {"seg": "lumbar"}."""
     anatomy: Path | None = None
-    """The image that the labels were drawn on, where they are to be brought to the series by registration."""
+    """The image that labels were drawn on, where they are to be brought to the series by registration."""
+    probabilities: Probabilities | None = None
+    """Probability images of its own, or those of the atlas."""
+    atlas: AtlasImages | None = None
+    """Images of an atlas that are brought to the session, which lacks such of its own."""
+    landmarks: Path | None = None
+    """Dural exits, TSV."""
+    fat: Path | None = None
+    """Map of the fat fraction."""
+    fat_transform: Path | None = None
     mask: Path | None = None
     opposed: tuple[Opposed, ...] | None = None
     """Images that tell its distortion; none where its own series do, None where it is not corrected."""

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from somite.bids import stem
 from somite.errors import DatasetError, Problem
 from somite.fingerprint import sha256 as sum_of
-from somite.images import open_image, read_float, read_labels
+from somite.images import Grid, grid_of, open_image, read_float, read_labels
 from somite.label_sources.shipped import ShippedName, read_shipped
+from somite.orientation import describe_grid, storage_change
 from somite.segments import Label, read_label_table
 from somite.sides import places
 
@@ -33,6 +35,8 @@ class Known:
     files: tuple[str, ...]
     """Below `$FSLDIR/data/atlases`; the first that is there is taken."""
     xml: str
+    template: str
+    """Name of its FA template, beside the image; `{mm}` is its voxel size as the image's name has it."""
     first_index: int
     """Label of the entry of the XML with index 0: the XML of probabilistic atlases counts volumes from 0."""
 
@@ -42,12 +46,14 @@ KNOWN = {
         "jhu_icbm_dti_81",
         ("JHU/JHU-ICBM-labels-1mm.nii.gz", "JHU/JHU-ICBM-labels-2mm.nii.gz"),
         "JHU-labels.xml",
+        "JHU-ICBM-FA-{mm}mm.nii.gz",
         0,
     ),
     "JHU-tracts": Known(
         "jhu_tracts",
         ("JHU/JHU-ICBM-tracts-prob-1mm.nii.gz", "JHU/JHU-ICBM-tracts-prob-2mm.nii.gz"),
         "JHU-tracts.xml",
+        "JHU-ICBM-FA-{mm}mm.nii.gz",
         1,
     ),
 }
@@ -87,6 +93,50 @@ def find_atlas(name_or_path: str, sha256: str, table: Path | None = None) -> Atl
     atlas = Atlas(image, labels, sha256.lower(), open_image(image).shape[3:] not in ((), (1,)))
     _check_atlas_sides(atlas)
     return atlas
+
+
+def find_template(atlas: Atlas, template: Path | None, sha256: str) -> Path:
+    """The FA template in whose space an atlas lies.
+
+    Args:
+        atlas: from `find_atlas`.
+        template: path of the template; None: FSL's, beside an atlas of FSL.
+        sha256: what the configuration says that its checksum is.
+
+    Raises:
+        DatasetError: `ATLAS_NO_TEMPLATE`, `ATLAS_CHECKSUM`, `ATLAS_SPACE`, `IMAGE_UNREADABLE`.
+    """
+    tried = _beside(atlas.image) if template is None else [template.expanduser()]
+    found = next((path for path in tried if path.is_file()), None)
+    if found is None:
+        raise DatasetError(_no_template(atlas.image, tried))
+    _check_sum(found, sha256)
+    image, grid = open_image(found), grid_of(open_image(found))
+    own = grid_of(open_image(atlas.image))
+    if image.shape[3:] not in ((), (1,)) or not share_space(grid, own):
+        raise DatasetError(_other_space(atlas.image, own, f"{describe_grid(grid)}, as {found.name}"))
+    return found
+
+
+def share_space(one: Grid, other: Grid) -> bool:
+    """Whether the voxels are the same, or the fields of view share a centre within 20 mm."""
+    if storage_change(one, other) is not None:
+        return True
+    middles = [
+        grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + grid.affine[:3, 3] for grid in (one, other)
+    ]
+    return bool(np.linalg.norm(middles[0] - middles[1]) < 20.0)
+
+
+def _beside(image: Path) -> list[Path]:
+    """Where FSL keeps the template of one of its atlases; of its own voxel size first."""
+    for known in KNOWN.values():
+        for file in known.files:
+            if image.name == Path(file).name:
+                own = re.findall(r"(\d)mm", image.name)
+                sizes = dict.fromkeys((*own, "1", "2"))
+                return [image.with_name(known.template.format(mm=mm)) for mm in sizes]
+    return []
 
 
 def _image_of(name_or_path: str) -> tuple[Path, Known | None]:
@@ -197,13 +247,21 @@ def _centres_x(atlas: Atlas) -> dict[int, float]:
         placed = places(values.reshape(grid.shape), grid, atlas.labels).values()
         return {index: place.x for place in placed for index in place.indices}
     data, grid = read_float(atlas.image)
-    x = np.tensordot(grid.affine[0, :3], np.indices(grid.shape), 1) + grid.affine[0, 3]
-    volumes = np.moveaxis(np.clip(data, 0, None), 3, 0)
     return {
-        index: float((volume * x).sum() / volume.sum())
-        for index, volume in enumerate(volumes, start=1)
-        if volume.any()
+        index: _centre_x(volume, grid)
+        for index, volume in enumerate(np.moveaxis(data, 3, 0), start=1)
+        if (volume > 0).any()
     }
+
+
+def _centre_x(volume: NDArray[np.float32], grid: Grid) -> float:
+    """x of the centre of mass of what is above 0, mm: from sums along the axes, for volumes are large."""
+    weight = np.clip(volume, 0, None)
+    voxel = []
+    for axis in range(3):
+        along = weight.sum(tuple(other for other in range(3) if other != axis), dtype=np.float64)
+        voxel.append(float(along @ np.arange(len(along)) / along.sum()))
+    return float(grid.affine[0, :3] @ voxel + grid.affine[0, 3])
 
 
 def _not_found(name: str, tried: Sequence[Path]) -> Problem:
@@ -214,6 +272,28 @@ def _not_found(name: str, tried: Sequence[Path]) -> Problem:
         found=f"no {', no '.join(map(str, tried))}" if tried else "$FSLDIR is not set",
         expected=f"the path of an image, or one of {', '.join(KNOWN)} in $FSLDIR/data/atlases",
         do="correct the path, or set FSLDIR to where FSL is installed with its atlases",
+    )
+
+
+def _no_template(image: Path, tried: Sequence[Path]) -> Problem:
+    return Problem(
+        "ATLAS_NO_TEMPLATE",
+        "the FA template that brings the atlas to a subject is not there",
+        where=str(image),
+        found=f"no {', no '.join(map(str, tried))}" if tried else "no template is named",
+        expected="an FA map in the space of the atlas",
+        do="name it with template: of the atlas in the configuration",
+    )
+
+
+def _other_space(labels: Path, found: Grid, expected: str) -> Problem:
+    return Problem(
+        "ATLAS_SPACE",
+        "the atlas and its FA template do not lie in one space",
+        where=str(labels),
+        found=describe_grid(found),
+        expected=expected,
+        do="give the template that belongs to the atlas",
     )
 
 

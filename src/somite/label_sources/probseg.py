@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from somite.bids import parse_name
 from somite.errors import DatasetError, Problem
 from somite.images import Grid, read_float
-from somite.label_sources.overlap import check_overlap
 from somite.orientation import describe_grid, storage_change
 from somite.segments import Label
 
@@ -20,10 +19,25 @@ _ROUNDING = 1e-3
 """What rounding to a stored type may add to a probability."""
 
 
-def read_probabilities(
-    paths: Sequence[Path], labels: Sequence[Label]
-) -> tuple[NDArray[np.float32], Grid, tuple[Label, ...]]:
-    """Volumes (i, j, k, n) of probabilities, their grid, and their labels, index 1 being the first volume.
+_PERCENT = (1.5, 100.0)
+"""An image whose largest value lies between these is one of percent, as the tract atlases of FSL are."""
+
+
+@dataclass(frozen=True)
+class ReadProbabilities:
+    """Probabilities as they are stored."""
+
+    data: NDArray[np.float32]
+    """(i, j, k, n) 0 to 1."""
+    grid: Grid
+    labels: tuple[Label, ...]
+    """Of each volume; index 1 is the first."""
+    percent: bool = False
+    """Whether they were stored in percent."""
+
+
+def read_probabilities(paths: Sequence[Path], labels: Sequence[Label]) -> ReadProbabilities:
+    """Volumes of probabilities with their labels. Two may claim one voxel, as tracts that cross do.
 
     Args:
         paths: one 4D image, whose volumes the column `index` counts from 1; or an image for each label,
@@ -32,22 +46,24 @@ def read_probabilities(
 
     Raises:
         DatasetError: every one of `PROB_VOLUMES` (volumes without a row, rows without a volume), `PROB_RANGE`
-            (a value below 0, above 1, or not finite), `PROB_GRID`, `LABEL_OVERLAP` that applies;
-            `IMAGE_UNREADABLE`.
+            (a value below 0, above 1, or not finite), `PROB_GRID` that applies; `IMAGE_UNREADABLE`.
     """
     images = {path: read_float(path) for path in paths}
     grid = images[paths[0]][1]
     problems = [problem for path, (_, own) in images.items() for problem in _grid_problem(path, own, grid)]
     if problems:
         raise DatasetError.of(problems)
-    found, problems = _volumes({path: data for path, (data, _) in images.items()}, labels)
+    largest = max(float(data.max()) for data, _ in images.values())
+    percent = _PERCENT[0] < largest <= _PERCENT[1]
+    scale = np.float32(100 if percent else 1)
+    found, problems = _volumes({path: data / scale for path, (data, _) in images.items()}, labels)
     problems += [problem for name, data in found.items() for problem in _range_problem(name, data, paths[0])]
-    problems += check_overlap({name: np.asarray(data) for name, data in found.items()}, str(paths[0].parent))
     if problems:
         raise DatasetError.of(problems)
     named = {label.name: label for label in labels}
     volumes = np.stack([np.clip(data, 0, 1) for data in found.values()], -1)
-    return volumes, grid, tuple(replace(named[name], index=i) for i, name in enumerate(found, start=1))
+    rows = tuple(replace(named[name], index=i) for i, name in enumerate(found, start=1))
+    return ReadProbabilities(volumes, grid, rows, percent)
 
 
 def _volumes(
