@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -189,7 +189,7 @@ def _values(labels: NDArray[np.int32]) -> frozenset[int]:
 
 
 def renumbered(
-    labels: NDArray[np.int32], values: Mapping[int, int], known: Container[int]
+    labels: NDArray[np.int32], values: Mapping[int, int], known: Collection[int]
 ) -> NDArray[np.int32]:
     """Labels with their values among all labels; those that no table knows get values of no other label.
 
@@ -199,7 +199,7 @@ def renumbered(
         known: values that the table of all labels has.
     """
     there = np.unique(labels)
-    spare = max([0, *values.values(), int(there.max(initial=0))])
+    spare = max([0, *known, *values.values(), int(there.max(initial=0))])
     new = []
     for value in there.tolist():
         if value in values:
