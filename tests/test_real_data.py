@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cohort import Cohort
 from dipy.core.gradients import gradient_table
 from dipy.data import get_fnames
 from dipy.reconst.dti import TensorModel
+from scipy import ndimage
 
 from somite.gradients import read_fsl, write_fsl
 from somite.images import grid_of, open_image
@@ -108,6 +110,48 @@ def test_real_scans(name: str, config: str, real_data: Path, tmp_path: Path) -> 
     rows = check_table(cohort)
     assert len(rows) == 2 * len(list(cohort.bids.glob("sub-*/dwi/*_dwi.nii.gz")))
     assert rows["value"].astype(float).between(0.05, 1).all()
+
+
+def cord_of(dwi: Path) -> np.ndarray:
+    """The cord (x, y, z): in the middle half of each slice, the 90 voxels brightest in the mean DWI."""
+    data = np.asarray(nib.load(dwi).dataobj, np.float64)
+    mean = data[..., np.loadtxt(dwi.with_name(dwi.name.replace(".nii.gz", ".bval"))) > 50].mean(3)
+    central = np.zeros(mean.shape, bool)
+    central[tuple(slice(n // 4, n - n // 4) for n in mean.shape[:2])] = True
+    ranked = np.sort(np.where(central, mean, -np.inf).reshape(-1, mean.shape[2]), axis=0)
+    return central & (mean >= ranked[-90])
+
+
+@pytest.mark.slow
+def test_a_spinal_cord_by_a_mask_of_its_mean_dwi(real_data: Path, tmp_path: Path) -> None:
+    """The whole lumbar path on a cervical cord; median FA by slice 0.74 to 0.80; no brain is looked for."""
+    cohort = Cohort(tmp_path)
+    home = cohort.bids / "sub-01" / "dwi"
+    home.mkdir(parents=True)
+    (cohort.bids / "dataset_description.json").symlink_to(real_data / "cord-bids/dataset_description.json")
+    for path in (real_data / "cord-bids/sub-01/dwi").iterdir():
+        (home / path.name).symlink_to(path)
+    dwi = home / "sub-01_dwi.nii.gz"
+    cord = cord_of(dwi)
+    assert (cord.sum((0, 1)) == 90).all()
+    masks = cohort.bids / "derivatives" / "masks" / "sub-01" / "dwi"
+    masks.mkdir(parents=True)
+    mask = ndimage.binary_dilation(cord, ndimage.generate_binary_structure(3, 1), iterations=2)
+    nib.save(
+        nib.Nifti1Image(mask.astype(np.uint8), nib.load(dwi).affine),
+        masks / "sub-01_space-dwi_mask.nii.gz",
+    )
+    cohort.set("extends: lumbar\nmasks: {folder: derivatives/masks}\nmask: {method: given}\n")
+    done = cohort.run("participant")
+    assert done.code == 0, done.out + done.err
+    stem = cohort.out / "sub-01" / "dwi" / "sub-01_space-dwi"
+    fa = np.asarray(nib.load(f"{stem}_model-tensor_param-fa_dwimap.nii.gz").dataobj)
+    fitted = np.asarray(nib.load(f"{stem}_mask.nii.gz").dataobj) > 0
+    assert np.array_equal(fitted, mask)
+    medians = np.array([np.median(fa[..., z][cord[..., z]]) for z in range(fa.shape[2])])
+    assert ((medians >= 0.55) & (medians <= 0.85)).all(), medians
+    record = (cohort.out / "logs" / "sub-01.json").read_text()
+    assert not re.search("median_otsu|dwi2mask|\\bbet\\b|brain", record)
 
 
 @pytest.mark.slow
