@@ -71,8 +71,9 @@ def _volumes(
 ) -> tuple[dict[str, NDArray[np.float32]], list[Problem]]:
     """Name of each label -> its volume (i, j, k), in the order of the table."""
     (first, data), *others = images.items()
-    if not others and data.ndim == 4 and data.shape[3] > 1:
-        volumes = {str(i): data[..., i - 1] for i in range(1, data.shape[3] + 1)}
+    if not others and (data.shape[3:] not in ((), (1,)) or not _has_label(first)):
+        stacked = data.reshape(*data.shape[:3], -1)
+        volumes = {str(i): stacked[..., i - 1] for i in range(1, stacked.shape[3] + 1)}
         keys = {str(label.index): label.name for label in labels}
     else:
         volumes = {_label_of(path): data.reshape(data.shape[:3]) for path, data in images.items()}
@@ -85,6 +86,11 @@ def _volumes(
     if without_row or without_volume:
         problems = [_counts_differ(first, without_row, without_volume)]
     return {name: volumes[key] for key, name in keys.items() if key in volumes}, problems
+
+
+def _has_label(path: Path) -> bool:
+    name = parse_name(path.name)
+    return name is not None and "label" in name.entities
 
 
 def _label_of(path: Path) -> str:
