@@ -20,6 +20,7 @@ from somite.phantom import roots as phantom_roots
 from somite.registry import Context, discover
 from somite.rootline import points_of
 from somite.segments import Label, Segment, read_label_table
+from somite.selection import read_flags
 
 
 def run(
@@ -328,3 +329,29 @@ def test_a_part_with_a_label_of_its_own_is_kept(tmp_path: Path) -> None:
 def test_wrong_options_are_mistakes(config: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"validation error"):
         carve.Config.model_validate(config)
+
+
+def test_parts_of_a_clipped_label_at_the_border_are_flagged(tmp_path: Path) -> None:
+    """A muscle that goes on below the field: its lowest slab is clipped, and what its table tells stays."""
+    grid = Grid((10, 14, 30), np.diag([2.0, 2, 2, 1]))
+    labels = np.zeros(grid.shape, np.int32)
+    labels[2:8, 2:6, :28] = 1
+    for value, low in ((2, 0), (3, 12)):
+        labels[3:7, 8:12, low : low + 4] = value
+    path = tmp_path / "labels.tsv"
+    path.write_text(
+        "index\tname\tregion\tside\tlevel\tflags\n1\tm\tmultifidus\tL\tn/a\tclipped;drawn_twice\n"
+        "2\tlow\tdisc\tmidline\tL5-S1\tclipped\n3\thigh\tdisc\tmidline\tL4-L5\tn/a\n"
+    )
+    context = Context(tmp_path)
+    _, table = carve.run(
+        images.write(tmp_path / "labels.nii", labels, grid),
+        path,
+        carve.Config.model_validate({"slabs": {}, "erosion": {"voxels": 1, "within": "space"}}),
+        context,
+    )
+    assert read_flags(table) == {
+        Segment("multifidus", "L", "L5-S1"): "clipped;drawn_twice",
+        Segment("multifidus", "L", "L4-L5"): "drawn_twice",
+        Segment("disc", "midline", "L5-S1"): "clipped",
+    }
