@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from somite.body import body_mask, read_mask
+from somite.body import body_mask, read_mask, threshold_by_ratio, without_holes
 from somite.errors import DatasetError, Problem, ToolError
 from somite.gradient_check import B0_MAX
 from somite.images import Grid, read_float, read_labels, write
@@ -17,6 +17,8 @@ from somite.orientation import describe_grid
 from somite.registry import Bval, Context, Dwi, Labels, Mask, StepConfig, step
 from somite.suites import numbers_of
 from somite.tools import read_output, run_interface, version_of
+
+_BRIGHTEST = 2.0  # in the median of the tissue
 
 
 class Config(StepConfig):
@@ -41,11 +43,19 @@ class Config(StepConfig):
 def median_otsu_mask(
     mean_b0: NDArray[np.floating[Any]], radius: int = 2, passes: int = 1
 ) -> NDArray[np.bool_]:
-    """Brain of a mean b=0 image (x, y, z): DIPY's median filter and Otsu threshold."""
+    """Brain of a mean b=0 image (x, y, z): DIPY's median filter and Otsu threshold, holes filled.
+
+    Fluid counts as no brighter than twice the tissue: where much of it lies around the brain, the threshold
+    would else part fluid from brain instead of the head from air.
+    """
     from dipy.segment.mask import median_otsu
 
-    _, mask = median_otsu(np.asarray(mean_b0, np.float64), median_radius=radius, numpass=passes)
-    return np.asarray(mask, bool)
+    image = np.asarray(mean_b0, np.float64)
+    tissue = image[image > threshold_by_ratio(image)]
+    if tissue.size:
+        image = np.minimum(image, _BRIGHTEST * np.median(tissue))
+    _, mask = median_otsu(image, median_radius=radius, numpass=passes)
+    return without_holes(np.asarray(mask, bool))
 
 
 def with_labels(

@@ -89,6 +89,19 @@ def test_otsu_parts_two_classes_like_an_exhaustive_search() -> None:
     assert abs(otsu_threshold(values) - best) < 1.0
 
 
+@pytest.mark.parametrize("fluid", [1.5, 6.0])
+def test_a_brain_in_bright_fluid_is_found_whole(fluid: float) -> None:
+    rng = np.random.default_rng(0)
+    away = [(axis - 19.5) / 16 for axis in np.ogrid[:40, :40, :40]]
+    depth = 1 - np.sqrt(away[0] ** 2 + away[1] ** 2 + away[2] ** 2)
+    image = np.where(depth > 0.2, 1000.0, np.where(depth > 0, 1000.0 * fluid, 0.0))
+    image[..., :12] = np.where(depth[..., :12] > 0.2, 1000.0, image[..., :12])
+    image[..., :8] = 0  # cut, so that the fluid does not close below
+    found = mask.median_otsu_mask(np.hypot(image + rng.normal(0, 20, image.shape), 20))
+    assert found[(depth > 0.2) & (image > 0)].mean() > 0.99
+    assert not found[depth < -0.15].any()
+
+
 @pytest.mark.parametrize("method", ["auto", "body", "median_otsu"])
 def test_methods_make_a_mask_of_the_mean_b0(tmp_path: Path, scan, method: str) -> None:
     files, truth = scan

@@ -28,19 +28,28 @@ def body_mask(image: NDArray[np.floating[Any]], smallest: float = 0.1) -> NDArra
     smooth = ndimage.gaussian_filter(
         np.asarray(image, np.float32), [1.0 if n > 2 else 0.0 for n in image.shape]
     )
-    floor = max(_DARKEST * float(np.percentile(smooth, 99)), 1e-30)
-    by_ratio = float(np.exp(otsu_threshold(np.log(np.maximum(smooth, floor)))))
-    above = smooth > min(0.5 * otsu_threshold(smooth), by_ratio)
+    above = smooth > min(0.5 * otsu_threshold(smooth), threshold_by_ratio(smooth))
     pieces, n_pieces = ndimage.label(above)
     if n_pieces == 0:
         return np.zeros(image.shape, bool)
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     large = np.flatnonzero(sizes >= smallest * sizes.max())
-    mask = ndimage.binary_fill_holes(np.isin(pieces, large))
-    for index in range(image.shape[2]):
-        mask[..., index] = ndimage.binary_fill_holes(mask[..., index])
-    return np.asarray(mask, bool)
+    return without_holes(np.isin(pieces, large))
+
+
+def without_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask (x, y, z) with its holes filled, in space and then within each slice."""
+    filled = np.asarray(ndimage.binary_fill_holes(mask), bool)
+    for index in range(mask.shape[2]):
+        filled[..., index] = ndimage.binary_fill_holes(filled[..., index])
+    return filled
+
+
+def threshold_by_ratio(image: NDArray[np.floating[Any]]) -> float:
+    """Otsu's threshold of the logarithm: parts air from all else, however bright some of it is."""
+    floor = max(_DARKEST * float(np.percentile(image, 99)), 1e-30)
+    return float(np.exp(otsu_threshold(np.log(np.maximum(image, floor)))))
 
 
 def otsu_threshold(values: NDArray[np.floating[Any]], n_bins: int = 256) -> float:
