@@ -331,13 +331,14 @@ def test_wrong_options_are_mistakes(config: dict[str, Any]) -> None:
         carve.Config.model_validate(config)
 
 
-def test_parts_of_a_clipped_label_at_the_border_are_flagged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("voxels", [0, 1])
+def test_parts_of_a_clipped_label_at_the_border_are_flagged(tmp_path: Path, voxels: int) -> None:
     """A muscle that goes on below the field: its lowest slab is clipped, and what its table tells stays."""
     grid = Grid((10, 14, 30), np.diag([2.0, 2, 2, 1]))
     labels = np.zeros(grid.shape, np.int32)
     labels[2:8, 2:6, :28] = 1
     for value, low in ((2, 0), (3, 12)):
-        labels[3:7, 8:12, low : low + 4] = value
+        labels[1:9, 7:13, low : low + 3] = value
     path = tmp_path / "labels.tsv"
     path.write_text(
         "index\tname\tregion\tside\tlevel\tflags\n1\tm\tmultifidus\tL\tn/a\tclipped;drawn_twice\n"
@@ -347,7 +348,7 @@ def test_parts_of_a_clipped_label_at_the_border_are_flagged(tmp_path: Path) -> N
     _, table = carve.run(
         images.write(tmp_path / "labels.nii", labels, grid),
         path,
-        carve.Config.model_validate({"slabs": {}, "erosion": {"voxels": 1, "within": "space"}}),
+        carve.Config.model_validate({"slabs": {}, "erosion": {"voxels": voxels, "within": "space"}}),
         context,
     )
     assert read_flags(table) == {

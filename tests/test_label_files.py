@@ -15,11 +15,14 @@ from cohort import Cohort
 from skeleton import build, settings
 
 from somite import images
+from somite.dataset.sessions import LabelImage
+from somite.interfaces.transfer import read_routes
 from somite.label_sources.combining import combined, renumber
 from somite.phantom.dataset import write_dataset
 from somite.phantom.lumbar import lumbar_grid
 from somite.plan import Session, deep_check, make_plan
 from somite.segments import Label, Segment, label_table_text, read_label_table
+from somite.workflows.given import given_files, given_texts
 
 HOME = "derivatives/labels/sub-01/dwi/sub-01"
 ROOTS, DISCS = f"{HOME}_space-dwi_seg-roots_dseg", f"{HOME}_space-dwi_seg-discs_dseg"
@@ -110,6 +113,23 @@ def test_delivered_labels_go_before_the_images_that_they_are_made_of(tmp_path: P
     session = plan(root)
     assert [image.path.name for image in session.labels] == [f"{Path(edited).name}.nii.gz"]
     assert "seg-roots" in session.facts[0].reason
+
+
+def test_each_image_is_told_its_own_transform(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.tfm", tmp_path / "b.tfm"]
+    images_of = (LabelImage(tmp_path / "1.nii", transform=paths[1]), LabelImage(tmp_path / "2.nii"))
+    images_of += (LabelImage(tmp_path / "3.nii", transform=paths[0], values={1: 4}),)
+    session = Session("01", None, {}, labels=(*images_of, LabelImage(tmp_path / "4", anatomy=tmp_path)))
+    routes = read_routes(put(tmp_path, "routes.json", given_texts(session)["label_routes"]))
+    given = given_files(session)["labels_transform"]
+    assert [None if one.transform is None else given[one.transform] for one in routes] == [
+        paths[1],
+        None,
+        paths[0],
+        None,
+    ]
+    assert [one.by_anatomy for one in routes] == [False, False, False, True]
+    assert routes[2].values == {1: 4}
 
 
 def test_two_anatomical_images_are_an_error(tmp_path: Path) -> None:

@@ -294,6 +294,11 @@ def test_several_images_come_by_ways_of_their_own_and_keep_apart(tmp_path: Path)
     assert np.array_equal(found == 1, plain == 1) and found[0, 0, 0] not in (0, 1, 2, 3)
 
 
+def test_values_of_no_table_get_numbers_of_no_label() -> None:
+    labels = np.array([[[0, 1, 7, 2]]], np.int32)
+    assert transfer.renumbered(labels, {1: 9}, {2, 9, 30}).tolist() == [[[0, 9, 31, 2]]]
+
+
 def test_two_images_that_claim_a_voxel_are_an_error(tmp_path: Path) -> None:
     one, other = np.zeros(DWI.shape, np.int32), np.zeros(DWI.shape, np.int32)
     one[2:5], other[4:6] = 1, 2
