@@ -76,7 +76,7 @@ def check_sides(values: NDArray[np.int32], grid: Grid, labels: Iterable[Label], 
 
     A right segment lies wrong where its centroid is left of that of its left counterpart (same region,
     level and segment), or left of the midline structures of its level: those of the table with that level,
-    else those at its own height. A midline that bends is followed from height to height. What lies wrong
+    else those at its own height, which make a pair that is in order only doubtful. A midline that bends is followed from height to height. What lies wrong
     by less than half a voxel could be either, and is only doubtful. So is a segment without counterpart
     and midline that lies on the wrong side of the field and of the scanner: a field of view may lie
     off-centre.
@@ -111,8 +111,11 @@ def _references(place: Place, placed: dict[Segment, Place], grid: Grid) -> list[
     found = [] if other is None else [Reference(f"its counterpart {other}", sign * (place.x - other.x))]
     midline = _midline(place, [one for one in placed.values() if one.segment.side == "midline"])
     if midline is not None:
-        words, x = midline
-        found.append(Reference(f"the midline there ({words}) at x = {x:.1f} mm", sign * (place.x - x)))
+        words, x, is_same_level = midline
+        # In a head that lies askew, structures of other heights are no midline: a pair in order knows better.
+        firm = is_same_level or not found or found[0].distance_mm < 0
+        there = f"the midline there ({words}) at x = {x:.1f} mm"
+        found.append(Reference(there, sign * (place.x - x), firm))
     if found:
         return found
     centre = float((grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + grid.affine[:3, 3])[0])
@@ -120,8 +123,8 @@ def _references(place: Place, placed: dict[Segment, Place], grid: Grid) -> list[
     return [Reference(words, max(sign * (place.x - centre), sign * place.x), firm=False)]
 
 
-def _midline(place: Place, structures: Sequence[Place]) -> tuple[str, float] | None:
-    """Which midline structures a segment is held against, and their x at its height in mm."""
+def _midline(place: Place, structures: Sequence[Place]) -> tuple[str, float, bool] | None:
+    """Which midline structures a segment is held against, their x at its height in mm, if of its level."""
     level = place.segment.level
     same = [one for one in structures if level and one.segment.level == level]
     chosen = same or list(structures)
@@ -135,7 +138,7 @@ def _midline(place: Place, structures: Sequence[Place]) -> tuple[str, float] | N
     if ((z >= heights[0] - reach) & (z <= heights[-1] + reach)).mean() < 0.5:
         return None
     words = ", ".join(str(one.segment) for one in chosen[:3]) + (", ..." if len(chosen) > 3 else "")
-    return words, float(np.interp(z, heights, x).mean())
+    return words, float(np.interp(z, heights, x).mean()), bool(same)
 
 
 def _course(
