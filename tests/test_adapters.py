@@ -15,7 +15,7 @@ from pydra.compose import workflow
 
 import somite
 from somite.errors import GraphError
-from somite.images import open_image
+from somite.images import open_image, read_labels, write
 from somite.phantom.dataset import write_dataset
 from somite.phantom.lumbar import lumbar_grid
 from somite.registry import discover
@@ -36,7 +36,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "b0_volumes": [0],
     }
     (root / "pairing.json").write_text(json.dumps({"opposed": [reverse]}))
+    drawn, grid = read_labels(labels.with_suffix(".nii.gz"))
+    likely = write(root / "likely.nii", (drawn == 1).astype(np.float32), grid)
+    (root / "likely.tsv").write_text("index\tname\tside\n1\ttract\tR\n")
     return {
+        "anatomy": likely,
+        "probabilities": likely,
+        "probability_table": root / "likely.tsv",
         "dwi": series.with_suffix(".nii.gz"),
         "bval": series.with_suffix(".bval"),
         "bvec": series.with_suffix(".bvec"),
@@ -58,14 +64,23 @@ CHAIN: dict[str, dict[str, Any]] = {
     "susceptibility": {"wires": {"dwi": "dwi_degibbs", "bval": "bval_loaded", "bvec": "bvec_loaded"}},
     "eddy": {"wires": {"dwi": "dwi_degibbs", "bval": "bval_loaded", "bvec": "bvec_loaded"}},
     "bias": {"wires": {"dwi": "dwi_corrected", "bval": "bval_loaded"}, "options": {"method": "n4"}},
+    "anatomy_transform": {
+        "wires": {"dwi": "dwi_corrected", "bval": "bval_loaded"},
+        "options": {"method": "header"},
+    },
     "transfer": {"wires": {"dwi": "dwi_corrected"}},
+    "carve": {"wires": {}},
+    "probabilities": {"wires": {"dwi": "dwi_corrected"}},
     "mask": {"wires": {"dwi": "dwi_unbiased", "bval": "bval_loaded"}, "options": {"method": "body"}},
     "tensor": {"wires": {"dwi": "dwi_unbiased", "bval": "bval_loaded", "bvec": "bvec_corrected"}},
     "gradient_orientation": {"wires": {}},
     "qc": {"wires": {"bval": "bval_loaded", "bvec": "bvec_corrected"}},
     "perfusion": {"wires": {"dwi": "dwi_unbiased", "bval": "bval_loaded", "bvec": "bvec_corrected"}},
     "fat_fraction": {"wires": {"dwi": "dwi_corrected"}},
-    "roi": {"wires": {"bval": "bval_used"}},
+    "atlas": {"wires": {"atlas_template": "fa"}, "options": {"method": "affine"}},
+    "track": {"wires": {}, "options": {"method": "deterministic", "seeds_per_voxel": 1}},
+    "profile": {"wires": {}},
+    "roi": {"wires": {"bval": "bval_used", "labels_dwi": "segments_dwi", "label_table": "segment_table"}},
     "derived": {"wires": {}},
     "table": {"wires": {"stats": "segments"}},
     "norms": {"wires": {}},

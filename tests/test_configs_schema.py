@@ -5,13 +5,14 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import Field
 
 from somite.configs import model, reader
 from somite.configs.document import parse
 from somite.errors import ConfigError
-from somite.phantom.lumbar import SEGMENTS
+from somite.phantom.protocol import find
 from somite.registry import Step, StepConfig, discover
 from somite.segments import expand
 
@@ -147,18 +148,23 @@ def test_a_shipped_configuration_is_valid(name: str, tmp_path: Path) -> None:
 
 
 def test_shipped_configurations_say_what_a_study_asks_for() -> None:
-    assert reader.shipped() == ("default", "lumbar")
+    assert reader.shipped() == ("brain-als", "default", "lumbar", "thigh")
     assert reader.read("default", discover()).canonical()["roi"]["segments"] == "all"
     lumbar = reader.read("lumbar", discover()).canonical()
     methods = [lumbar[name]["method"] for name in ("denoise", "degibbs", "eddy", "mask", "tensor")]
     assert methods == ["mppca", "builtin", "builtin", "body", "wls"]
 
 
-def test_the_lumbar_configuration_expects_the_segments_of_the_lumbar_phantom() -> None:
-    groups: Any = reader.read("lumbar", discover()).step("roi")
+@pytest.mark.parametrize(
+    ("protocol", "count"), [("lumbar", 24 + 9 + 3 + 18), ("thigh", 12 * 2 * 3), ("brain-als", 22)]
+)
+def test_a_protocol_expects_the_segments_of_its_phantom(protocol: str, count: int) -> None:
+    groups: Any = reader.read(protocol, discover()).step("roi")
     segments = expand(groups.segments)
-    assert len(segments) == len(set(segments)) == 24 + 9 + 3 + 18
-    assert set(segments) == set(SEGMENTS)
+    assert len(segments) == len(set(segments)) == count
+    about = find(protocol)
+    anatomy = about.build(np.random.default_rng(0), "", ())
+    assert set(segments) == {label.segment for label in anatomy.segments}
 
 
 def test_the_text_of_an_unknown_shipped_configuration_is_refused() -> None:

@@ -76,10 +76,10 @@ def check_sides(values: NDArray[np.int32], grid: Grid, labels: Iterable[Label], 
 
     A right segment lies wrong where its centroid is left of that of its left counterpart (same region,
     level and segment), or left of the midline structures of its level: those of the table with that level,
-    else those at its own height, which make a pair that is in order only doubtful. A midline that bends is followed from height to height. What lies wrong
-    by less than half a voxel could be either, and is only doubtful. So is a segment without counterpart
-    and midline that lies on the wrong side of the field and of the scanner: a field of view may lie
-    off-centre.
+    else those at its own height, which make a pair that is in order only doubtful. A midline that bends is
+    followed from height to height. What lies wrong by less than half a voxel could be either, and is only
+    doubtful. So is a segment without counterpart and midline that lies on the wrong side of the field and of
+    the scanner: a field of view may lie off-centre.
 
     Args:
         values: label image (i, j, k).
