@@ -85,6 +85,10 @@ def _mistake(kind: str, loc: Sequence[str | int], message: str, root: Node) -> M
             return Mistake("CONFIG_RANGE", path, node)
         return Mistake("CONFIG_MISSING", (*path, loc[-1]), node)
     path, node = _walk(loc, root)
+    if kind == "union_tag_not_found":
+        return Mistake("CONFIG_MISSING", (*path, _tag(message)), node)
+    if kind == "union_tag_invalid":
+        return Mistake("CONFIG_VALUE", (*path, _tag(message)), node.children()[_tag(message)])
     if kind == "extra_forbidden":
         return Mistake("CONFIG_UNKNOWN_KEY", path, node)
     if kind in _RANGE and not (kind in _LENGTH and isinstance(node.value, str | int | float)):
@@ -100,6 +104,12 @@ def _mistake(kind: str, loc: Sequence[str | int], message: str, root: Node) -> M
         if re.search(rf"\b{re.escape(key)}\b", said):
             return Mistake("CONFIG_VALUE", (*path, key), child, said)
     return Mistake("CONFIG_VALUE", path, node, said)
+
+
+def _tag(message: str) -> str:
+    """The key that tells the alternatives of a union apart, from pydantic's words on it."""
+    found = re.search(r"discriminator '(\w+)'|using '(\w+)'", message)
+    return (found[1] or found[2]) if found else "kind"
 
 
 def _walk(loc: Iterable[str | int], root: Node) -> tuple[KeyPath, Node]:

@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
+from somite.analysis.model import AnalysisConfig, Cohort, analyses_type
 from somite.label_sources.naming import NameRule
 from somite.label_sources.source import SourceName
 from somite.registry import Step, StepConfig
@@ -237,6 +238,10 @@ class Settings(BaseModel):
     """Where masks made beforehand are, if there are any."""
     tools: Tools = Tools()
     """Where the command-line tools come from."""
+    cohort: Cohort = Cohort()
+    """Clinical data of the group level, and who is left out of every analysis."""
+    analyses: Mapping[str, AnalysisConfig] = Field(default_factory=dict)
+    """Statistics of the group level: name of the analysis -> its kind and options."""
     keep: Literal["final", "all"] = "all"
     """What stays in the work folder. all: every intermediate image, so that a later change reruns only what
     depends on it. final: only what is needed to know that a finished session is up to date."""
@@ -306,6 +311,8 @@ def _model(sections: tuple[tuple[str, type[StepConfig]], ...]) -> type[Settings]
         if name == "extends" or hasattr(Settings, name) or name in Settings.model_fields:
             raise TypeError(f"a step cannot be named {name}: the configuration has that name already")
         fields[name] = (config, _section(name, config))
+    words = Settings.model_fields["analyses"].description
+    fields["analyses"] = (analyses_type(), Field(default_factory=dict, description=words))
     return create_model("Settings", __base__=Settings, __doc__=Settings.__doc__, **fields)
 
 

@@ -52,7 +52,7 @@ def read(source: str | Path, steps: Mapping[str, Step]) -> Settings:
     if not chain.trees:
         raise ConfigError.of(chain.problems)
     root = reduce(merge, reversed(chain.trees))
-    schema = json_schema(steps)
+    schema = schemas.narrowed(json_schema(steps), root.plain())
     settings, wrong = _validate(_with_sections(root, steps, schema), settings_model(steps))
     if any(problem.code != "CONFIG_DUPLICATE_KEY" for problem in chain.problems):
         # What could not be read may hold what is missing.

@@ -42,6 +42,26 @@ def at(root: Schema, path: Sequence[str | int]) -> list[Schema]:
     return found
 
 
+def narrowed(root: Schema, tree: Mapping[str, Any]) -> Schema:
+    """The schema for one file: where the entries of a section are told apart by a key of theirs, each entry
+    of the file has the schema of its kind. Messages then name the options of that kind only."""
+    properties = dict(root.get("properties", {}))
+    for name, section in properties.items():
+        rule = section.get("additionalProperties", {})
+        told = rule.get("discriminator", {}) if isinstance(rule, Mapping) else {}
+        entries = tree.get(name)
+        if not told or not isinstance(entries, Mapping):
+            continue
+        kinds = {
+            key: told["mapping"].get(entry.get(told["propertyName"]))
+            for key, entry in entries.items()
+            if isinstance(entry, Mapping) and isinstance(entry.get(told["propertyName"]), str)
+        }
+        known = {key: {"$ref": reference} for key, reference in kinds.items() if reference}
+        properties[name] = {**section, "properties": known}
+    return {**root, "properties": properties}
+
+
 def below(found: Iterable[Schema], part: str | int, root: Schema) -> list[Schema]:
     """What may stand at key or position `part` of any of `found`."""
     return [deeper for schema in found for deeper in _below(schema, part, root)]

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
     "somite": ROOT / "src" / "somite",
+    "somite/analysis": ROOT / "src" / "somite" / "analysis",
     "somite/correction": ROOT / "src" / "somite" / "correction",
     "somite/dataset": ROOT / "src" / "somite" / "dataset",
     "somite/label_sources": ROOT / "src" / "somite" / "label_sources",

@@ -56,8 +56,10 @@ def _stopped(session: Session, place: Place) -> Record:
     return record.not_reached(result, place.out_dir)
 
 
-def run_group(place: Place, may_use: Limits) -> tuple[list[Member], Record]:
-    """Make the tables of the sessions that are done, and the status of all.
+def run_group(place: Place, may_use: Limits) -> tuple[list[Member], list[Record]]:
+    """Make the tables of the sessions that are done, and the status of all; then run the analyses of them.
+
+    Returns the sessions, and the records of the tables and of each analysis.
 
     Raises:
         GraphError, ToolError: as `graph.join`, before anything runs.
@@ -78,4 +80,11 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], Record]:
         )
     with pool.interruptible(), progress.view(1) as tell:
         (table,) = pool.run([group.unit(place, cohort)], may_use, tell)
-    return cohort, table
+    if table.verdict != "done":
+        return cohort, [table]
+    group.forget_analyses(place)
+    units = group.analyses(place)
+    if not units:
+        return cohort, [table]
+    with pool.interruptible(), progress.view(len(units)) as tell:
+        return cohort, [table, *pool.run(units, may_use, tell)]

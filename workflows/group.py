@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from somite import containers, record
+from somite import containers, derivatives, record
+from somite.analysis import clinical
 from somite.derivatives import Derivative
 from somite.errors import Problem, in_one_line
 from somite.files import write_atomically
+from somite.interfaces.analyse import definition
 from somite.record import Record
 from somite.workflows import participant, session
 from somite.workflows.graph import Use, join
@@ -40,6 +42,22 @@ STEPS = (
         },
     ),
 )
+
+# Of every analysis that the configuration declares, in `group/analyses`, named after it.
+ANALYSIS = (
+    Use(
+        "analyse",
+        deliver={
+            "analysis_table": Derivative("", extension=".tsv"),
+            "analysis_parquet": Derivative("", extension=".parquet"),
+            "analysis_dictionary": Derivative("", extension=".json"),
+            "analysis_flow": Derivative("", extension=".flow.tsv"),
+            "analysis_text": Derivative("", extension=".md"),
+            "analysis_data": Derivative("", extension=".data.tsv"),
+        },
+    ),
+)
+ANALYSIS_LABEL = "analysis-"
 
 # What is gathered from the sessions that are done -> how the names of its files end.
 GATHERED = {
@@ -174,6 +192,56 @@ def unit(place: Place, cohort: Sequence[Member]) -> Unit:
         verify=place.verify,
         command=place.command,
     )
+
+
+def analyses(place: Place) -> list[Unit]:
+    """Every analysis as a unit of the engine, on the tables of the group level.
+
+    Raises:
+        GraphError: as `graph.join`.
+    """
+    settings, group = place.settings, place.out_dir / "group"
+    if not settings.analyses:
+        return []
+    found = clinical.files(place.plan.bids_dir, settings.cohort)
+    given: dict[str, tuple[Path, ...] | Path | None] = {
+        "segments_parquet": group / "segments.parquet",
+        "qc_wide": group / "qc_wide.tsv",
+        "clinical": found.tables,
+    }
+    if found.exclusions is not None:
+        given["exclusion_list"] = found.exclusions
+    nodes = join(ANALYSIS, [*given, "definitions"], settings.step, "workflows/group.py")
+    return [
+        Unit(
+            label=ANALYSIS_LABEL + name,
+            nodes=nodes,
+            files=given,
+            texts={"definitions": definition(name, settings.analyses, settings.cohort)},
+            targets={
+                product: (group / "analyses" / f"{name}{derivative.extension}", derivative)
+                for product, derivative in ANALYSIS[0].deliver.items()
+                if product != "analysis_data" or analysis.data != "none"
+            },
+            out_dir=place.out_dir,
+            work_dir=place.work_dir,
+            source_dir=place.plan.bids_dir,
+            identity={"participant_id": ANALYSIS_LABEL + name},
+            keep=settings.keep,
+            verify=place.verify,
+            command=place.command,
+        )
+        for name, analysis in settings.analyses.items()
+    ]
+
+
+def forget_analyses(place: Place) -> None:
+    """Remove the results of analyses that the configuration does not declare any more."""
+    declared = {record.path_of(place.out_dir, ANALYSIS_LABEL + name) for name in place.settings.analyses}
+    for path in sorted(set((place.out_dir / "logs").glob(f"{ANALYSIS_LABEL}*.json")) - declared):
+        last = record.read(path)
+        derivatives.remove(place.out_dir / item.path for item in (last.outputs if last else ()))
+        path.unlink()
 
 
 def write_status(out_dir: Path, cohort: Sequence[Member]) -> Path:

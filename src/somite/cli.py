@@ -1,6 +1,7 @@
 """The command line: the only place that prints for a person or chooses an exit code.
 
-0 all done; 1 some sessions failed; 2 a mistake of use, configuration or dataset; 130 interrupted.
+0 all done; 1 some sessions failed, or tables differ; 2 a mistake of use, configuration or dataset; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -74,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="say how the sessions of an output dataset stand")
     status.add_argument("out_dir", type=Path, metavar="OUT_DIR")
     status.set_defaults(command=_status)
+
+    diff = commands.add_parser("diff", help="say what changed between two freezes of a table")
+    diff.add_argument("table_a", type=Path, metavar="TABLE_A", help="segments or results, TSV or Parquet")
+    diff.add_argument("table_b", type=Path, metavar="TABLE_B")
+    diff.add_argument("--all", action="store_true", help="show every change")
+    diff.add_argument("--tsv", type=Path, metavar="FILE", help="write every change to a table")
+    diff.set_defaults(command=_diff)
 
     phantom = commands.add_parser("phantom", help="write a BIDS dataset whose truth is known")
     _add_phantom(phantom)
@@ -204,12 +212,21 @@ def _plan(options: argparse.Namespace) -> int:
 
     place = _place(options)
     participant.check(place.settings)
+    clinical = _clinical_problems(place)
+    _say_problems(clinical)
     if options.deep:
         place = replace(place, plan=deep_check(place.plan, options.n_procs or resources.cores()))
     for line in show.plan(place):
         say(line)
     wrong = [bool(session.errors) for session in place.plan.sessions]
-    return MISTAKE if all(wrong) else SOME_FAILED if any(wrong) else DONE
+    return MISTAKE if all(wrong) or clinical else SOME_FAILED if any(wrong) else DONE
+
+
+def _clinical_problems(place: Place) -> tuple[Problem, ...]:
+    """What is wrong between the analyses and the clinical data."""
+    from somite.analysis.clinical import check
+
+    return check(place.plan.bids_dir, place.settings.cohort, place.settings.analyses)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -222,6 +239,10 @@ def _run(options: argparse.Namespace) -> int:
 
     place = _place(options)
     participant.check(place.settings)
+    clinical = _clinical_problems(place)
+    if clinical and "group" in options.levels:
+        raise DatasetError.of(clinical)
+    _say_problems([replace(problem, severity="warning") for problem in clinical])
     may_use = cohort.limits(options.n_procs, options.mem_gb)
     write_dataset_files(
         place.out_dir, place.plan.bids_dir, command=place.command, config=place.settings.to_yaml()
@@ -233,9 +254,9 @@ def _run(options: argparse.Namespace) -> int:
     if "group" in options.levels:
         if options.participant_label or options.session_label:
             sys.stderr.write("warning: the tables hold only the participants and sessions asked for\n")
-        members, table = cohort.run_group(place, may_use)
-        records.append(table)
-        lines = show.cohort(place, members, table)
+        members, made = cohort.run_group(place, may_use)
+        records += made
+        lines = show.cohort(place, members, made)
     else:
         members = group.members(place)
         lines = show.failures(members)
@@ -263,6 +284,17 @@ def _status(options: argparse.Namespace) -> int:
     for line in lines:
         say(line)
     return SOME_FAILED if failed else DONE
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from somite.analysis import diff
+
+    found = diff.difference(options.table_a, options.table_b)
+    for line in diff.lines(found, 0 if options.all else 40):
+        say(line)
+    if options.tsv is not None:
+        diff.write(found, options.tsv)
+    return SOME_FAILED if found.changes else DONE
 
 
 def _check_output(out_dir: Path, bids_dir: Path) -> None:

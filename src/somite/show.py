@@ -82,15 +82,18 @@ def deviations(place: Place) -> Iterator[str]:
     yield ""
 
 
-def cohort(place: Place, members: Sequence[Member], table: Record) -> Iterator[str]:
-    """Where the tables lie, and who is missing from them."""
+def cohort(place: Place, members: Sequence[Member], made: Sequence[Record]) -> Iterator[str]:
+    """Where the tables and the results lie, who is missing from them, and what is wrong with an analysis."""
     yield from failures(members)
-    if table.verdict == "failed":
-        yield from problems(table.problems)
-        return
-    for item in table.outputs:
-        yield f"  {place.out_dir / item.path}"
-    yield f"  {place.out_dir / 'group' / 'status.tsv'}"
+    for item in made:
+        if item.verdict == "failed":
+            yield f"{item.label}  failed"
+            yield from problems(item.problems)
+            continue
+        yield from problems(warning for warning in item.warnings if warning.code == "ANALYSIS_GAPS")
+        yield from (f"  {place.out_dir / delivered.path}" for delivered in item.outputs)
+    if made[0].verdict != "failed":
+        yield f"  {place.out_dir / 'group' / 'status.tsv'}"
 
 
 def failures(members: Sequence[Member]) -> Iterator[str]:
