@@ -124,7 +124,7 @@ def cord_of(dwi: Path) -> np.ndarray:
 
 @pytest.mark.slow
 def test_a_spinal_cord_by_a_mask_of_its_mean_dwi(real_data: Path, tmp_path: Path) -> None:
-    """The whole lumbar path on a cervical cord; median FA by slice 0.74 to 0.80; no brain is looked for."""
+    """The whole lumbar path on a cervical cord; no brain is looked for."""
     cohort = Cohort(tmp_path)
     home = cohort.bids / "sub-01" / "dwi"
     home.mkdir(parents=True)
