@@ -253,6 +253,7 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
         "*_outliers.tsv",
         "*_distortion.tsv",
         "*_tractogram.trk",
+        "*_desc-tracts_probseg.*",
         "/group",
     ]
     for pattern in ignored:

@@ -98,7 +98,7 @@ def run(inputs: dict[str, Path], folder: Path, **options) -> tuple[dict[str, np.
     context = Context(folder)
     paths = tensor.run(**inputs, config=tensor.Config(**options), context=context)
     return {
-        name: images.read_float(p)[0] for name, p in zip(tensor.PRODUCTS, paths[:-1], strict=True)
+        name: images.read_float(p)[0] for name, p in zip(tensor.PRODUCTS, paths[:-2], strict=True)
     }, context
 
 

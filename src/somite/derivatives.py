@@ -33,6 +33,7 @@ BIDSIGNORE = """\
 *_outliers.tsv
 *_distortion.tsv
 *_tractogram.trk
+*_desc-tracts_probseg.*
 /group
 """
 
