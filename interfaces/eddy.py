@@ -21,8 +21,7 @@ from somite.files import link_or_copy
 from somite.fsl_eddy import EddyOptions, common_timing, eddy_versions, run_fsl_eddy, unknown_of
 from somite.gradient_check import B0_MAX
 from somite.gradients import Gradients, read_fsl, write_fsl
-from somite.images import Grid, read_float, write
-from somite.orientation import describe_grid
+from somite.images import Grid, check_grid, read_float, write
 from somite.registry import Bval, Bvec, Context, Dwi, Mask, Scan, StepConfig, step
 from somite.segments import NA
 
@@ -168,17 +167,7 @@ def read_field(path: Path, grid: Grid) -> NDArray[np.float32]:
         DatasetError: `FIELD_GRID`.
     """
     field, own = read_float(path)
-    if not own.matches(grid):
-        raise DatasetError(
-            Problem(
-                "FIELD_GRID",
-                "the field map does not lie on the grid of the series",
-                where=str(path),
-                found=describe_grid(own),
-                expected=describe_grid(grid),
-                do="resample the field map to the series",
-            )
-        )
+    check_grid("FIELD_GRID", path, own, grid)
     return field
 
 

@@ -20,7 +20,7 @@ from pydantic import Field
 from somite import images, profiles
 from somite.bundles import Bundles, bundle_profile, read_bundles
 from somite.centreline import Centreline, Floats, NoCentreline, through_bundle, through_voxels
-from somite.errors import DatasetError, Problem
+from somite.errors import Problem
 from somite.profiles import Row, Scan, expected_roots, orient, write_profiles
 from somite.registry import Context, Labels, LabelTable, Mask, StepConfig, step
 from somite.rootline import Canal, RootOptions, from_exit, points_of, read_landmarks, root_line
@@ -293,7 +293,7 @@ def run(
     labels: NDArray[np.int32] = np.zeros(scan.grid.shape, np.int32)
     rows: list[Row] = []
     if labels_dwi is not None:
-        labels = _on_grid(labels_dwi, scan.grid, images.read_labels(labels_dwi)[0])
+        labels = _on_grid(labels_dwi, scan.grid, images.read_labels(labels_dwi))
         rows += label_profiles(labels, table, marks, scan, config)
     canal = canal_of(labels, table, scan, config)
     tract_rows = () if tract_table is None else read_label_table(tract_table)
@@ -315,32 +315,22 @@ def run(
 
 def _read_scan(paths: Mapping[str, Path], mask: Path) -> Scan:
     grid = images.grid_of(images.open_image(paths["fa"]))
-    maps = {name: _on_grid(path, grid, images.read_float(path)[0]) for name, path in paths.items()}
-    fitted = _on_grid(mask, grid, images.read_float(mask)[0]) > 0
+    maps = {name: _on_grid(path, grid, images.read_float(path)) for name, path in paths.items()}
+    fitted = _on_grid(mask, grid, images.read_float(mask)) > 0
     for data in maps.values():
         fitted = fitted & np.isfinite(data)
     # A voxel without a fit holds 0 everywhere.
     return Scan(maps, fitted & ((maps["ad"] != 0) | (maps["rd"] != 0)), grid)
 
 
-def _on_grid(path: Path, grid: images.Grid, data: NDArray[Any]) -> NDArray[Any]:
-    own = images.grid_of(images.open_image(path))
-    if not own.matches(grid) or data.size % np.prod(grid.shape):
-        raise DatasetError(
-            Problem(
-                "IMAGE_GRID",
-                "the image does not lie on the grid of the FA map",
-                where=str(path),
-                found=f"shape {own.shape}, affine {np.round(own.affine, 4).tolist()}",
-                expected=f"shape {grid.shape}, affine {np.round(grid.affine, 4).tolist()}",
-                do="resample it on the grid of the diffusion series, label images with the step transfer",
-            )
-        )
+def _on_grid(path: Path, grid: images.Grid, read: tuple[NDArray[Any], images.Grid]) -> NDArray[Any]:
+    data, own = read
+    images.check_grid("IMAGE_GRID", path, own, grid)
     return data.reshape(grid.shape if data.size == np.prod(grid.shape) else (*grid.shape, -1))
 
 
 def _read_weights(path: Path, grid: images.Grid) -> NDArray[np.float32]:
-    data = _on_grid(path, grid, images.read_float(path)[0])
+    data = _on_grid(path, grid, images.read_float(path))
     return np.asarray(np.nan_to_num(data.reshape(*grid.shape, -1)), np.float32)
 
 

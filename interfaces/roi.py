@@ -29,7 +29,6 @@ from somite.registry import Bval, Bvec, Context, Labels, LabelTable, Mask, Scan,
 from somite.segments import Segment, SegmentGroup, by_segment, read_label_table, write_table
 from somite.selection import (
     Selection,
-    check_grid,
     expected_segments,
     read_flags,
     select_labels,
@@ -238,7 +237,7 @@ def _within(session: Row) -> Row:
 
 def _read_labels(path: Path, grid: images.Grid) -> NDArray[np.int32]:
     labels, own = images.read_labels(path)
-    check_grid("LABEL_GRID", path, own, grid)
+    images.check_grid("LABEL_GRID", path, own, grid)
     if labels.size != math.prod(grid.shape):
         raise DatasetError(_not_3d(path, labels.shape))
     return labels.reshape(grid.shape, order="F")
@@ -247,7 +246,7 @@ def _read_labels(path: Path, grid: images.Grid) -> NDArray[np.int32]:
 def _read(path: Path, grid: images.Grid) -> NDArray[np.float32]:
     """Values (voxels, volumes), the voxels in Fortran order."""
     data, own = images.read_float(path)
-    check_grid("IMAGE_GRID", path, own, grid)
+    images.check_grid("IMAGE_GRID", path, own, grid)
     return np.reshape(data, (math.prod(grid.shape), -1), order="F")
 
 

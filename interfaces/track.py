@@ -263,8 +263,7 @@ def run(
     others = {path: images.read_float(path) for path in (fa, mask)}
     labels, label_grid = images.read_labels(labels_dwi)
     for path, own in ((fa, others[fa][1]), (mask, others[mask][1]), (labels_dwi, label_grid)):
-        if not own.matches(grid):
-            raise DatasetError(_other_grid(path, own, grid))
+        images.check_grid("IMAGE_GRID", path, own, grid)
     labels = labels.reshape(grid.shape)
     inside = others[mask][0].reshape(grid.shape) > 0
     passable = inside & (others[fa][0].reshape(grid.shape) >= config.fa_min) & data.any(-1)
@@ -338,17 +337,6 @@ def _check_square(grid: Grid, path: Path) -> None:
                 do="resample the diffusion series on a grid of cuboid voxels",
             )
         )
-
-
-def _other_grid(path: Path, own: Grid, grid: Grid) -> Problem:
-    return Problem(
-        "IMAGE_GRID",
-        "the image does not lie on the grid of the tensor",
-        where=str(path),
-        found=f"shape {own.shape}, affine {np.round(own.affine, 4).tolist()}",
-        expected=f"shape {grid.shape}, affine {np.round(grid.affine, 4).tolist()}",
-        do="resample it on the grid of the diffusion series, label images with the step transfer",
-    )
 
 
 def _tell(rows: Sequence[dict[str, str]], context: Context) -> None:

@@ -174,3 +174,28 @@ def write(path: Path, data: NDArray[Any], grid: Grid) -> Path:
     image.header.set_xyzt_units("mm", "sec")
     nib.save(image, path)
     return path
+
+
+def check_grid(code: str, path: Path, own: Grid, grid: Grid) -> None:
+    """Refuse an image that does not lie on the grid of the diffusion series.
+
+    Args:
+        code: of the problem.
+        path: of the image.
+        own: its grid.
+        grid: of the series.
+
+    Raises:
+        DatasetError: with this code.
+    """
+    if not own.matches(grid):
+        raise DatasetError(
+            Problem(
+                code,
+                "the image does not lie on the grid of the diffusion series",
+                where=str(path),
+                found=f"shape {own.shape}, affine {np.round(own.affine, 4).tolist()}",
+                expected=f"shape {grid.shape}, affine {np.round(grid.affine, 4).tolist()}",
+                do="resample it on the grid of the series, label images with the step transfer",
+            )
+        )

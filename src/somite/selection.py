@@ -157,7 +157,7 @@ def select_weights(
             that is not there; `WEIGHT_VALUE`, a weight is below 0 or not finite.
     """
     data, own = images.read_float(path)
-    check_grid("WEIGHT_GRID", path, own, grid)
+    images.check_grid("WEIGHT_GRID", path, own, grid)
     flat = np.reshape(data, (math.prod(grid.shape), -1), order="F")
     segments = by_segment(read_label_table(table))
     last = max((index for indices in segments.values() for index in indices), default=0)
@@ -204,25 +204,6 @@ def read_flags(table: Path) -> dict[Segment, str]:
         if flag := flags.get(label.index):
             found.setdefault(label.segment, []).append(flag)
     return {segment: ";".join(dict.fromkeys(words)) for segment, words in found.items()}
-
-
-def check_grid(code: str, path: Path, own: images.Grid, grid: images.Grid) -> None:
-    """Refuse an image that does not lie on the grid of the FA map.
-
-    Raises:
-        DatasetError: with this code.
-    """
-    if not own.matches(grid):
-        raise DatasetError(
-            Problem(
-                code,
-                "the image does not lie on the grid of the FA map",
-                where=str(path),
-                found=f"shape {own.shape}, affine {np.round(own.affine, 4).tolist()}",
-                expected=f"shape {grid.shape}, affine {np.round(grid.affine, 4).tolist()}",
-                do="resample it on the grid of the diffusion series, label images with the step transfer",
-            )
-        )
 
 
 def _no_volume(table: Path, last: int, volumes: int) -> Problem:
