@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from somite.body import body_mask, read_mask
-from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS, TERMS, Corrected, Outlier
+from somite.corrected import DISTORTION, MOTION, OUTLIERS, TERMS, Corrected, Outlier
 from somite.correction.corrector import correct
 from somite.correction.estimation import Acquisition, Options
 from somite.correction.series import Encoding
@@ -23,23 +23,10 @@ from somite.gradient_check import B0_MAX
 from somite.gradients import Gradients, read_fsl, write_fsl
 from somite.images import Grid, check_grid, read_float, write
 from somite.registry import Bval, Bvec, Context, Dwi, Mask, Scan, StepConfig, step
-from somite.segments import NA
+from somite.segments import NA, Column
 
 Float = NDArray[np.float64]
 FieldMap = Annotated[Path, "Off-resonance in Hz (voxels where no readout time is known), 3D NIfTI"]
-
-MOTION_COLUMNS = (
-    "volume",
-    "trans_x_mm",
-    "trans_y_mm",
-    "trans_z_mm",
-    "rot_x_deg",
-    "rot_y_deg",
-    "rot_z_deg",
-    "displacement_mm",
-    "lost_slices",
-    "slices",
-)
 
 LARGE_MM, LARGE_DEG = 12.0, 12.0
 """Mean displacement and rotation of a volume beyond which the registration is doubted."""
@@ -122,8 +109,9 @@ def encoding_of(volumes: Sequence[Mapping[str, Any]], context: Context, *, has_f
     )
 
 
-def _table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
+def _table(path: Path, schema: Sequence[Column], rows: Sequence[Sequence[Any]]) -> Path:
     """A TSV; counts as they are, other numbers with five digits."""
+    columns = [column.name for column in schema]
     lines = [[f"{x + 0.0:.5f}" if isinstance(x, float) else str(x) for x in row] for row in rows]
     path.write_text("\n".join("\t".join(cells) for cells in (columns, *lines)) + "\n")
     return path
@@ -142,7 +130,7 @@ def write_motion(path: Path, found: Corrected, crossed: NDArray[np.bool_]) -> Pa
         lost[outlier.volume] += crossed[outlier.slice]
     counts = [(n, crossed.sum()) if seen else (NA, NA) for n, seen in zip(lost, found.searched, strict=True)]
     rows = [[v, *map(float, found.motion[v]), *count] for v, count in enumerate(counts)]
-    return _table(path, MOTION_COLUMNS, rows)
+    return _table(path, MOTION, rows)
 
 
 def _region_mask(
@@ -304,8 +292,8 @@ def _written(
         dwi,
         bvec,
         write_motion(folder / "motion.tsv", found, crossed),
-        _table(folder / "outliers.tsv", OUTLIER_COLUMNS, found.outliers),
-        _table(folder / "distortion.tsv", DISTORTION_COLUMNS, distortion),
+        _table(folder / "outliers.tsv", OUTLIERS, found.outliers),
+        _table(folder / "distortion.tsv", DISTORTION, distortion),
     )
 
 

@@ -22,6 +22,7 @@ from somite.gradients import voxel_to_world
 from somite.images import Grid, read_float
 from somite.jit import compiled
 from somite.registry import Context, Mask, StepConfig, step
+from somite.segments import Column
 
 Float = NDArray[np.float64]
 
@@ -190,9 +191,17 @@ def _look(
                     agreement[blocks[row], table] += cosine * cosine
 
 
+COLUMNS = (
+    Column("change", "text", "What is done to the axes of the given directions, in the voxel frame"),
+    Column("coherence", "number", "How well neighbouring fibres run on into each other, 0 to 1", "1"),
+    Column("standard_errors_behind", "number", "Standard errors by which it is behind the best", "1"),
+)
+"""Columns of the table of the check."""
+
+
 def write_table(path: Path, found: Coherence | None) -> Path:
-    """A row for each table, the best first: `change`, `coherence`, `standard_errors_behind`."""
-    lines = ["change\tcoherence\tstandard_errors_behind"]
+    """A row for each table, the best first."""
+    lines = ["\t".join(column.name for column in COLUMNS)]
     if found is not None:
         lines += [f"{TABLES[i]}\t{found.values[i]:.5f}\t{found.behind[i]:.2f}" for i in found.order]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from somite import images, quality
 from somite.body import body_mask
-from somite.corrected import DISTORTION_COLUMNS, OUTLIER_COLUMNS, Corrected, Outlier
+from somite.corrected import DISTORTION, MOTION, OUTLIERS, Corrected, Outlier
 from somite.correction import corrector
 from somite.correction.estimation import Acquisition, Options
 from somite.correction.series import Encoding
@@ -31,6 +31,11 @@ from somite.registration import (
     small_parameters,
 )
 from somite.registry import Context
+from somite.segments import Column
+
+
+def names(schema: tuple[Column, ...]) -> tuple[str, ...]:
+    return tuple(column.name for column in schema)
 
 
 def direction_error_deg(found: Gradients, truth: Phantom) -> np.ndarray:
@@ -183,12 +188,12 @@ def test_none_passes_the_series_through(tmp_path: Path, files) -> None:
     assert np.array_equal(images.read_float(made["dwi"])[0], images.read_float(files["dwi"])[0])
     np.testing.assert_allclose(np.loadtxt(made["bvec"]), np.loadtxt(files["bvec"]), atol=1e-9)
     header, rows = read_table(made["motion"])
-    assert header == eddy.MOTION_COLUMNS
+    assert header == names(MOTION)
     assert np.array_equal(rows[:, 0], np.arange(9)) and not rows[:, 1:8].any()
     assert np.isnan(rows[:, 8:]).all()  # nobody looked for lost slices
-    assert read_table(made["outliers"])[0] == OUTLIER_COLUMNS
+    assert read_table(made["outliers"])[0] == names(OUTLIERS)
     header, rows = read_table(made["distortion"])
-    assert header == DISTORTION_COLUMNS and not rows[:, 1:].any()
+    assert header == names(DISTORTION) and not rows[:, 1:].any()
     assert not context.numbers
 
 
@@ -275,7 +280,7 @@ def test_the_step_writes_its_motion_and_turned_directions(method: str, tmp_path:
 def test_few_weighted_volumes_are_looked_at_for_linear_eddy_currents_only(tmp_path: Path, files) -> None:
     made, context = step(tmp_path, files)
     assert {"eddy currents": "linear"}.items() <= facts(context).items()
-    quadratic = [n for n in DISTORTION_COLUMNS[1:-1] if len(n) == 4]
+    quadratic = [n for n in names(DISTORTION)[1:-1] if len(n) == 4]
     header, rows = read_table(made["distortion"])
     np.testing.assert_allclose(rows[:, [header.index(n) for n in quadratic]], 0, atol=1e-3)
 

@@ -249,9 +249,9 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
         "*_fieldmap.json",
         "*_stats.tsv",
         "*_stats.json",
-        "*_motion.tsv",
-        "*_outliers.tsv",
-        "*_distortion.tsv",
+        "*_motion.*",
+        "*_outliers.*",
+        "*_distortion.*",
         "*_tractogram.trk",
         "*_desc-tracts_probseg.*",
         "/group",
@@ -317,6 +317,16 @@ def test_images_have_sidecars_with_sources_units_and_versions(finished: Cohort) 
     assert "bids:raw:sub-01/dwi/sub-01_dwi.nii.gz" in sidecar["Sources"]
     assert sidecar["Options"]["method"] == "wls"
     assert "numpy" in sidecar["Versions"]
+
+
+def test_every_table_of_a_session_says_what_its_columns_mean(finished: Cohort) -> None:
+    folder = finished.out / "sub-01" / "dwi"
+    tables = [path for path in folder.glob("*.tsv") if not path.name.endswith("_dseg.tsv")]
+    assert len(tables) >= 6
+    for path in tables:
+        words = json.loads(path.with_suffix(".json").read_text())
+        header = path.read_text().splitlines()[0].split("\t")
+        assert [name for name in header if not words.get(name, {}).get("Description")] == [], path.name
 
 
 def processes_of(cohort: Cohort) -> list[str]:

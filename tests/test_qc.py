@@ -14,12 +14,11 @@ from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
 from somite import images, quality
-from somite.corrected import DISTORTION_COLUMNS
+from somite.corrected import DISTORTION, MOTION
 from somite.errors import DatasetError
 from somite.gradients import Gradients, write_fsl
 from somite.images import Grid
 from somite.interfaces import qc, qc_table
-from somite.interfaces.eddy import MOTION_COLUMNS
 from somite.quality import Series
 from somite.quality_table import COLUMNS, METRICS, Number
 from somite.registration import about, region_of
@@ -96,7 +95,7 @@ def scan(
         "mask": images.write(folder / "mask.nii", mask, grid),
         "motion": tsv(
             folder / "motion.tsv",
-            list(MOTION_COLUMNS),
+            [c.name for c in MOTION],
             np.column_stack(
                 [
                     np.arange(n),
@@ -111,7 +110,7 @@ def scan(
         "s0": images.write(folder / "s0.nii", s0, grid),
         "residual": images.write(folder / "residual.nii", residual, grid),
         "nonpositive": images.write(folder / "nonpositive.nii", nonpositive.astype(np.uint8), grid),
-        "distortion": tsv(folder / "distortion.tsv", list(DISTORTION_COLUMNS), eddy),
+        "distortion": tsv(folder / "distortion.tsv", [c.name for c in DISTORTION], eddy),
     }
     return Scan(files, clean, noisy, mask, gradients, motion, grid)
 
@@ -301,7 +300,7 @@ def test_volumes_that_nobody_looked_at_do_not_count(tmp_path: Path) -> None:
 def test_motion_that_was_not_estimated_is_not_passed(tmp_path: Path) -> None:
     made = scan(tmp_path)
     still = np.column_stack([np.arange(24), np.zeros((24, 8)), np.full(24, 10)])
-    tsv(made.files["motion"], list(MOTION_COLUMNS), still)
+    tsv(made.files["motion"], [c.name for c in MOTION], still)
     rows, _ = ran(made.files, tmp_path / "work")
     assert rows["motion_relative_mean_mm"]["value"] == "n/a"
     assert rows["motion_relative_mean_mm"]["reason"] == "no motion was estimated"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from somite import __version__, bids, containers
 from somite.configs.model import Settings
+from somite.corrected import DISTORTION, MOTION, OUTLIERS
 from somite.dataset.sessions import Plan, Session
 from somite.derivatives import Derivative
+from somite.interfaces import gradient_orientation
+from somite.profiles import SCHEMA_OF_PROFILES
+from somite.segments import SCHEMA, Column
+from somite.sensitivity import SENSITIVITY_SCHEMA
 from somite.workflows.given import GIVEN, every_kind, given_files, given_texts
 from somite.workflows.graph import UNMET, Node, Use, join
 from somite.workflows.session import Unit
@@ -32,6 +37,11 @@ def tensor_map(parameter: str, description: str, units: str = "arbitrary") -> De
         {"space": "dwi", "model": "tensor", "param": parameter},
         metadata={"Description": description, "Units": units, "OrientationEncoding": {"Reference": "xyz"}},
     )
+
+
+def table(name: str, columns: Sequence[Column]) -> Derivative:
+    """A table of the session, with what its columns mean beside it."""
+    return Derivative("stats", {"desc": name}, ".tsv", columns=columns)
 
 
 ANY_LABELS = ("labels", "atlas_labels")
@@ -94,9 +104,9 @@ STEPS = (
         {"dwi": "dwi_degibbs", "bval": "bval_loaded", "bvec": "bvec_loaded"},
         {
             "bvec_corrected": preproc(".bvec"),
-            "motion": Derivative("motion", extension=".tsv"),
-            "outliers": Derivative("outliers", extension=".tsv"),
-            "distortion": Derivative("distortion", extension=".tsv"),
+            "motion": Derivative("motion", extension=".tsv", columns=MOTION),
+            "outliers": Derivative("outliers", extension=".tsv", columns=OUTLIERS),
+            "distortion": Derivative("distortion", extension=".tsv", columns=DISTORTION),
         },
         unless_none=("motion", "outliers", "distortion"),
     ),
@@ -212,7 +222,7 @@ STEPS = (
     ),
     Use(
         "gradient_orientation",
-        deliver={"gradient_orientation": Derivative("stats", {"desc": "bveccheck"}, ".tsv")},
+        deliver={"gradient_orientation": table("bveccheck", gradient_orientation.COLUMNS)},
         unless_none=("gradient_orientation",),
     ),
     Use(
@@ -254,7 +264,7 @@ STEPS = (
     Use(
         "profile",
         {"label_table": "labels_dwi_table", "probability_table": "probabilities_dwi_table"},
-        {"profiles": Derivative("stats", {"desc": "profiles"}, ".tsv")},
+        {"profiles": table("profiles", SCHEMA_OF_PROFILES)},
         only_with=(*ANY_LABELS, "probabilities", "atlas_probabilities"),
     ),
     Use(
@@ -266,11 +276,11 @@ STEPS = (
             "probability_table": "probabilities_dwi_table",
         },
         {
-            "segments": Derivative("stats", {"desc": "segments"}, ".tsv"),
-            "sensitivity": Derivative("stats", {"desc": "sensitivity"}, ".tsv"),
+            "segments": table("segments", SCHEMA),
+            "sensitivity": table("sensitivity", SENSITIVITY_SCHEMA),
         },
     ),
-    Use("derived", deliver={"derived": Derivative("stats", {"desc": "derived"}, ".tsv")}),
+    Use("derived", deliver={"derived": table("derived", SCHEMA)}),
 )
 
 

@@ -21,6 +21,7 @@ from somite.fingerprint import HashCache
 from somite.lease import Lease, Owner
 from somite.record import Delivered, Record, StepRecord
 from somite.registry import Fact
+from somite.segments import dictionary
 from somite.workflows import engine
 from somite.workflows.engine import Event, Product, StepFailed, Trace, Value
 from somite.workflows.graph import Node
@@ -312,6 +313,8 @@ def _deliver(unit: Unit, traces: Sequence[Trace], last: Record | None) -> list[D
             relative = target.relative_to(unit.out_dir).as_posix()
             size = target.stat().st_size
             item = Delivered(relative, fingerprint.sha256(target), size, made[product].sha256)
+        if derivative.columns:
+            derivatives.write_sidecar(target, dictionary(derivative.columns))
         if derivative.metadata:
             derivatives.write_sidecar(target, _sidecar(unit, trace_of[product], derivative))
         outputs.append(item)

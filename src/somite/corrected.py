@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from somite.gradients import Gradients
+from somite.segments import Column
 
 Float = NDArray[np.float64]
 
@@ -25,15 +26,46 @@ class Outlier(NamedTuple):
     """1 where the corrected series holds its prediction instead."""
 
 
-OUTLIER_COLUMNS = Outlier._fields
+_AXIS = "of world RAS+ axes"
+MOTION = (
+    Column("volume", "count", "Volume, counted from 0"),
+    *(Column(f"trans_{a}_mm", "number", f"Shift along {a} {_AXIS}", "mm") for a in "xyz"),
+    *(Column(f"rot_{a}_deg", "number", f"Rotation vector about {a} {_AXIS}", "deg") for a in "xyz"),
+    Column("displacement_mm", "number", "Mean displacement over the region of motion", "mm"),
+    Column("lost_slices", "count", "Slices that lost signal; n/a where nobody looked"),
+    Column("slices", "count", "Slices that were looked at; n/a where nobody looked"),
+)
+"""Columns of the table of motion, a row for each volume."""
+
+OUTLIERS = (
+    Column("volume", "count", "Volume, counted from 0"),
+    Column("slice", "count", "Slice along the axis of the slices, counted from 0"),
+    Column("z", "number", "Standard deviations by which its mean is off; negative: lost signal", "1"),
+    Column("replaced", "count", "1 where the corrected series holds its prediction instead, else 0"),
+)
+"""Columns of the table of slices that lost signal."""
 
 TERMS = ("1", "x", "y", "z", "xx", "yy", "zz", "xy", "xz", "yz")
 """Terms of the polynomial of distortion, in the order of its coefficients."""
 
-DISTORTION_COLUMNS = ("volume", *(f"c_{term}" for term in TERMS), "rms_mm")
-
 SCALE_MM = 100.0
 """Coordinates of the polynomial are counted in this length, so that coefficients are mm at 100 mm."""
+
+DISTORTION = (
+    Column("volume", "count", "Volume, counted from 0"),
+    *(
+        Column(
+            f"c_{term}",
+            "number",
+            f"Eddy-current displacement along phase encoding, coefficient of {term}; coordinates in units of "
+            f"{SCALE_MM:g} mm from the centre of the image, world RAS+ axes",
+            "mm",
+        )
+        for term in TERMS
+    ),
+    Column("rms_mm", "number", "Root mean square of the displacement over the region of motion", "mm"),
+)
+"""Columns of the table of eddy-current distortion, a row for each volume."""
 
 
 @dataclass(frozen=True)

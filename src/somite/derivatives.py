@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from isal import igzip
 
 from somite import __version__
 from somite.files import beside, write_atomically
+from somite.segments import Column
 
 BIDS_VERSION = "1.11.0"
 
@@ -29,9 +30,9 @@ BIDSIGNORE = """\
 *_fieldmap.json
 *_stats.tsv
 *_stats.json
-*_motion.tsv
-*_outliers.tsv
-*_distortion.tsv
+*_motion.*
+*_outliers.*
+*_distortion.*
 *_tractogram.trk
 *_desc-tracts_probseg.*
 /group
@@ -47,6 +48,8 @@ class Derivative:
     extension: str = ".nii.gz"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Goes into the sidecar of an image: description and units."""
+    columns: Sequence[Column] = ()
+    """Of a table: their descriptions go into the sidecar."""
     told: Mapping[str, str] = field(default_factory=dict)
     """Key of the sidecar -> name of a fact whose value stands there instead, where the step inferred it."""
 
@@ -72,9 +75,9 @@ def place(source: Path, target: Path) -> Path:
     return target
 
 
-def write_sidecar(image: Path, metadata: Mapping[str, Any]) -> Path:
-    """Write the JSON beside an image; returns its path."""
-    return write_atomically(sidecar_of(image), json.dumps(metadata, indent=2) + "\n")
+def write_sidecar(file: Path, metadata: Mapping[str, Any]) -> Path:
+    """Write the JSON beside an image or a table; returns its path."""
+    return write_atomically(sidecar_of(file), json.dumps(metadata, indent=2) + "\n")
 
 
 def write_dataset_files(out_dir: Path, bids_dir: Path, *, command: str, config: str) -> None:
@@ -127,14 +130,16 @@ def _write_changed(path: Path, text: str) -> None:
         write_atomically(path, text)
 
 
-def sidecar_of(image: Path) -> Path:
-    """The JSON beside an image."""
-    return image.with_name(image.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+def sidecar_of(file: Path) -> Path:
+    """The JSON beside an image or a table."""
+    return file.with_name(file.name.removesuffix(".gz").removesuffix(".nii").removesuffix(".tsv") + ".json")
 
 
 def remove(paths: Iterable[Path]) -> None:
-    """Remove files that an earlier run delivered and this one does not, images with their sidecars."""
+    """Remove files that an earlier run delivered and this one does not, with their sidecars."""
     for path in paths:
         path.unlink(missing_ok=True)
-        if path.name.endswith((".nii", ".nii.gz")):
+        # The sidecar of a label image serves its table too.
+        shares = path.suffix == ".tsv" and path.with_suffix(".nii.gz").is_file()
+        if path.name.endswith((".nii", ".nii.gz", ".tsv")) and not shares:
             sidecar_of(path).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from somite.centreline import Centreline
 from somite.images import Grid
-from somite.segments import METRICS, Label, Segment, field_text
+from somite.segments import METRICS, SCHEMA, Column, Label, Segment, field_text
 
 Row = dict[str, object]
 Floats = NDArray[np.float64]
@@ -103,21 +103,32 @@ def orient(curve: Centreline) -> Centreline:
 
 
 _IDENTITY = ("participant_id", "session_id", "run")
-COLUMNS = (
-    *_IDENTITY,
-    *(
-        "region",
-        "side",
-        "level",
-        "segment",
-        "extraction",
+_SHARED = {column.name: column for column in SCHEMA}
+SCHEMA_OF_PROFILES = (
+    *(_SHARED[name] for name in (*_IDENTITY, "region", "side", "level", "segment", "extraction")),
+    Column(
         "weighting",
-        "node",
-        "position_mm",
-        "position_frac",
+        "text",
+        "How voxels count across the section",
+        levels={
+            "central": "by a Gaussian of the distance from the centreline of the label",
+            "gaussian": "streamlines by their Mahalanobis distance from the core of the bundle",
+            "probability": "by the probability",
+            "uniform": "all alike",
+        },
     ),
-    *("metric", "value", "se", "unit", "n_voxels", "weight", "reason"),
+    Column("node", "count", "Place along the curve, counted from 0"),
+    Column("position_mm", "number", "Arc length from the dural exit, or from the first end of a tract", "mm"),
+    Column("position_frac", "number", "The same over the length of the whole curve", "1"),
+    _SHARED["metric"],
+    Column("value", "number", "Weighted mean at the node; the column unit tells its unit"),
+    Column("se", "number", "Standard error of the value"),
+    _SHARED["unit"],
+    Column("n_voxels", "count", "Voxels that count at the node"),
+    Column("weight", "number", "Sum of their weights", "1"),
+    _SHARED["reason"],
 )
+COLUMNS = tuple(column.name for column in SCHEMA_OF_PROFILES)
 """Columns of the table of profiles, in order."""
 
 

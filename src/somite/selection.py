@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from somite.segments import NA, Segment, SegmentGroup, by_segment, expand, read_
 
 CLIPPED = "clipped"
 """Flag of a segment that goes on beyond the field of view."""
+NO_LABEL = "no label of this segment in the label table"
 NO_VOXEL = "no voxel of its label in the label image"
 
 
@@ -101,11 +103,22 @@ def expected_segments(
     segments = tuple(named) if isinstance(groups, str) else expand(groups)
     if not has_image:
         return [Expected(segment, reason="no label image") for segment in segments]
-    no_label = "no label of this segment in the label table"
     return [
-        Expected(segment, named[segment]) if segment in named else Expected(segment, reason=no_label)
+        Expected(segment, named[segment])
+        if segment in named
+        else Expected(segment, reason=NO_LABEL + _nearest(segment, named))
         for segment in segments
     ]
+
+
+def _nearest(segment: Segment, named: Iterable[Segment]) -> str:
+    """What the configuration may have meant: the table's own word, where one is almost the same."""
+    for part in ("region", "segment"):
+        meant, known = getattr(segment, part), {getattr(one, part) for one in named}
+        close = [] if meant in known else difflib.get_close_matches(meant, sorted(known), n=1, cutoff=0.75)
+        if close:
+            return f" (its nearest {part} to {meant!r} is {close[0]!r})"
+    return ""
 
 
 def select_labels(
