@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from harness import Row
 
-from somite.interfaces.table import arrow_schema
+from somite.long_table import arrow_schema
 
 NAME = "analyse"
 PARTICIPANTS = 5000
