@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import statsmodels.api as sm
 from numpy.typing import NDArray
 
 from somite.analysis import effects
@@ -57,8 +56,10 @@ def fit(
         design: covariates, checked by `design.fault` together with the groups.
         robust: HC3 standard errors.
     """
+    from statsmodels.regression.linear_model import OLS  # a second that planning does not need
+
     means = np.column_stack([labels == group for group in groups]).astype(float)
-    classical = sm.OLS(values, np.hstack([means, design.matrix])).fit()
+    classical = OLS(values, np.hstack([means, design.matrix])).fit()
     model = classical.get_robustcov_results("HC3", use_t=True) if robust else classical
     return Fit(model, classical, tuple(groups), design.typical, robust)
 

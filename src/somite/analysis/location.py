@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from somite.analysis import effects, shifts
+from somite.analysis import effects
 from somite.analysis.results import df_text
+
+if TYPE_CHECKING:
+    from somite.analysis.shifts import Shift
 
 Array = NDArray[np.float64]
 Numbers = dict[str, Any]
@@ -70,6 +73,8 @@ def _standard_error(first: Array, second: Array, equal_variances: bool) -> float
 
 def mann_whitney(first: Array, second: Array, alpha: float) -> Numbers:
     """Mann-Whitney's U test (scipy: exact for small groups without ties); Hodges-Lehmann shift."""
+    from somite.analysis import shifts  # numba, which planning does not need
+
     found: Any = stats.mannwhitneyu(first, second)
     shift = shifts.two_samples(first, second, alpha)
     return {
@@ -82,7 +87,7 @@ def mann_whitney(first: Array, second: Array, alpha: float) -> Numbers:
     }
 
 
-def _shift(shift: shifts.Shift, name: str, alpha: float) -> Numbers:
+def _shift(shift: Shift, name: str, alpha: float) -> Numbers:
     return {
         "estimate_name": name,
         "estimate": shift.value,
@@ -111,6 +116,8 @@ def paired_t(first: Array, second: Array, alpha: float) -> Numbers:
 
 def wilcoxon(first: Array, second: Array, alpha: float) -> Numbers:
     """Wilcoxon's signed-rank test of first - second, differences of 0 left out; their pseudomedian."""
+    from somite.analysis import shifts
+
     differences = first - second
     found: Any = stats.wilcoxon(first, second)
     return {

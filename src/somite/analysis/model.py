@@ -197,17 +197,24 @@ class Kind:
 
 @cache
 def discover() -> Mapping[str, Kind]:
-    """All kinds of analysis by name: the modules of `somite.analysis` that have a Config of their own."""
+    """All kinds of analysis by name: the modules of `somite.analysis` that have a Config of their own.
+
+    The other modules are left to those that need them: some take a second to import, which planning has not.
+    """
     import somite.analysis as package
 
     kinds = {}
-    for found in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-        module = importlib.import_module(found.name)
-        config = vars(module).get("Config")
-        if isinstance(config, type) and issubclass(config, AnalysisConfig):
-            name = found.name.rpartition(".")[2]
-            kinds[name] = Kind(name, config, module.run)
+    for found in pkgutil.iter_modules(package.__path__):
+        if not _has_config(Path(package.__path__[0]) / f"{found.name}.py"):
+            continue
+        module = importlib.import_module(f"{package.__name__}.{found.name}")
+        if issubclass(module.Config, AnalysisConfig):
+            kinds[found.name] = Kind(found.name, module.Config, module.run)
     return kinds
+
+
+def _has_config(path: Path) -> bool:
+    return path.is_file() and "\nclass Config(" in path.read_text(encoding="utf-8")
 
 
 def _named(analyses: dict[str, AnalysisConfig]) -> dict[str, AnalysisConfig]:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from statsmodels.regression.mixed_linear_model import MixedLM, VCSpec
 
 Array = NDArray[np.float64]
 Codes = NDArray[np.intp]
@@ -92,6 +91,8 @@ def fit(
         slope: name and (n,) numbers whose slope varies between people, correlated with the intercept.
         reml: restricted maximum likelihood, otherwise maximum likelihood.
     """
+    from statsmodels.regression.mixed_linear_model import MixedLM  # a second that planning does not need
+
     if crossed and len(values) > CROSSED_ROWS:
         return NotFitted(f"crossed effects of {len(values)} rows are too many: at most {CROSSED_ROWS}")
     unit = float(values.std())
@@ -128,6 +129,8 @@ def fit(
 
 def _components(groups: Codes, components: Mapping[str, Codes]) -> Any:
     """statsmodels' description of variance components: indicator columns for every group."""
+    from statsmodels.regression.mixed_linear_model import VCSpec
+
     if not components:
         return None
     rows = [np.flatnonzero(groups == group) for group in range(int(groups.max()) + 1)]
