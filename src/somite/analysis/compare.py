@@ -6,7 +6,7 @@ conditions give one row; more give a row for the test of all and a row for each 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import Literal, Self
@@ -18,7 +18,7 @@ from pydantic import model_validator
 
 from somite.analysis import ancova, design, location
 from somite.analysis.location import Numbers
-from somite.analysis.model import AnalysisConfig, Factor, Requirement, Text
+from somite.analysis.model import AnalysisConfig, Factor, FamilyPart, Requirement, Text
 from somite.analysis.results import Result
 from somite.analysis.selection import Selected
 
@@ -73,6 +73,10 @@ class Config(AnalysisConfig):
     def within(self) -> tuple[Factor, ...]:
         """What is paired."""
         return () if self.paired is None else (self.paired,)
+
+    def family_by(self, contrasts: Collection[str]) -> tuple[FamilyPart, ...]:
+        """Each contrast by itself, where three groups or conditions make three pairs: each is a question."""
+        return ("contrast",) if sum(" - " in contrast for contrast in contrasts) > 2 else ()
 
     def group_column(self) -> str | None:
         """The column of the groups."""

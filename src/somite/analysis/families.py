@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from somite.analysis.model import AnalysisConfig, Family
+from somite.analysis.model import AnalysisConfig, Family, FamilyPart
 from somite.analysis.results import Result
 from somite.errors import ConfigError, Problem
 
@@ -20,23 +20,45 @@ METHODS: Mapping[str, str] = {
     "none": "none",
 }
 
+NO_FAMILY = "none"
+"""The family of a row whose p its own test has corrected."""
+
 
 @dataclass(frozen=True)
 class Adjusted:
     """What the family of a row says of it."""
 
     p_adjusted: float
-    """NaN where the row has no p."""
+    """NaN where the row has no p; p itself where the test has corrected it already."""
     correction: str
     family: str
+    """NO_FAMILY where p was corrected already."""
     family_size: int
-    """Tests in the family; rows without p do not count."""
+    """Tests in the family; rows without p do not count, nor do those whose p was corrected already."""
 
 
-def name_of(row: Result, family: Family) -> str:
-    """The family of a row: `primary`, `primary [metric=fa]`."""
-    parts = [f"{name}={getattr(row, name) or 'n/a'}" for name in family.by]
+def name_of(row: Result, family: Family, by: Sequence[FamilyPart]) -> str:
+    """The family of a row, split by some columns: `primary`, `primary [metric=fa]`."""
+    if row.corrected_for:
+        return NO_FAMILY
+    parts = [f"{name}={getattr(row, name) or 'n/a'}" for name in by]
     return (family.name or row.analysis) + (f" [{', '.join(parts)}]" if parts else "")
+
+
+def splits(
+    rows: Sequence[Result], configs: Mapping[str, AnalysisConfig]
+) -> dict[str, tuple[FamilyPart, ...]]:
+    """Name of each analysis -> what splits its family: as declared; of a family without a name, by default
+    as the kind has it, and of one with a name nothing."""
+    found: dict[str, tuple[FamilyPart, ...]] = {}
+    for name, config in configs.items():
+        if config.family.by is not None:
+            found[name] = config.family.by
+        elif config.family.name:
+            found[name] = ()
+        else:
+            found[name] = config.family_by({row.contrast for row in rows if row.analysis == name})
+    return found
 
 
 def check(configs: Sequence[AnalysisConfig]) -> list[Problem]:
@@ -44,8 +66,8 @@ def check(configs: Sequence[AnalysisConfig]) -> list[Problem]:
     problems = []
     for name in dict.fromkeys(config.family.name for config in configs if config.family.name):
         mates = [config for config in configs if config.family.name == name]
-        if len({(config.family.method, config.family.by) for config in mates}) > 1:
-            told = "; ".join(f"{c.name}: {c.family.method}, by {list(c.family.by)}" for c in mates)
+        if len({(config.family.method, config.family.by or ()) for config in mates}) > 1:
+            told = "; ".join(f"{c.name}: {c.family.method}, by {list(c.family.by or ())}" for c in mates)
             problems.append(
                 Problem(
                     "FAMILY_DIFFERS",
@@ -71,21 +93,36 @@ def adjust(rows: Sequence[Result], configs: Mapping[str, AnalysisConfig]) -> lis
     """
     if problems := check(list(configs.values())):
         raise ConfigError.of(problems)
-    names = [name_of(row, configs[row.analysis].family) for row in rows]
+    by = splits(rows, configs)
+    names = [name_of(row, configs[row.analysis].family, by[row.analysis]) for row in rows]
     p = np.array([row.p for row in rows], float)
     adjusted = np.full(len(rows), np.nan)
     size = dict.fromkeys(names, 0)
     place: dict[str, list[int]] = {}
     for i, name in enumerate(names):
-        if np.isfinite(p[i]):
+        if rows[i].corrected_for:
+            adjusted[i] = p[i]
+        elif np.isfinite(p[i]):
             place.setdefault(name, []).append(i)
     for name, at in place.items():
         adjusted[at] = corrected(p[at], configs[rows[at[0]].analysis].family.method)
         size[name] = len(at)
     return [
-        Adjusted(float(q), METHODS[configs[row.analysis].family.method], name, size[name])
+        Adjusted(
+            float(q),
+            correction(row, configs[row.analysis].family),
+            name,
+            0 if row.corrected_for else size[name],
+        )
         for row, name, q in zip(rows, names, adjusted, strict=True)
     ]
+
+
+def correction(row: Result, family: Family) -> str:
+    """How the p of a row is corrected, in words."""
+    if row.corrected_for:
+        return f"by its own test, for {row.corrected_for}"
+    return METHODS[family.method]
 
 
 def corrected(p: NDArray[np.float64], method: str) -> list[float]:

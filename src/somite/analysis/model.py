@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from operator import or_
@@ -74,6 +74,9 @@ class Aggregate(StepConfig):
     """all: who lacks one of the values is left out; any: what there is counts."""
 
 
+FamilyPart = Literal["metric", "statistic", "region", "side", "level", "segment", "contrast"]
+
+
 class Family(StepConfig):
     """Which tests are corrected for multiple comparisons together, and how."""
 
@@ -81,8 +84,9 @@ class Family(StepConfig):
     """Analyses that name the same family are corrected together. Default: every analysis is its own."""
     method: Literal["fdr_bh", "fdr_by", "bonferroni", "holm", "none"] = "fdr_bh"
     """False discovery rate of Benjamini and Hochberg or Benjamini and Yekutieli; Bonferroni; Holm; none."""
-    by: tuple[Literal["metric", "statistic", "region", "side", "level", "segment", "contrast"], ...] = ()
-    """Splits the family: [metric] corrects the tests of each metric by themselves."""
+    by: tuple[FamilyPart, ...] | None = None
+    """Splits the family: [metric] corrects the tests of each metric by themselves, [] all together. Default:
+    [contrast] where compare has three groups or more, and the family has no name; otherwise []."""
 
 
 class Affected(StepConfig):
@@ -176,6 +180,10 @@ class AnalysisConfig(StepConfig):
     def within(self) -> tuple[Factor, ...]:
         """What varies within a participant in one measure: `("side",)` for paired sides, `()` for one row
         per participant. These columns of the identity are `*`, and vary in the frame instead."""
+        return ()
+
+    def family_by(self, contrasts: Collection[str]) -> tuple[FamilyPart, ...]:  # noqa: ARG002
+        """What splits the family where the YAML does not say; `contrasts` are those of the results."""
         return ()
 
     def group_column(self) -> str | None:

@@ -25,8 +25,10 @@ from somite.segments import METRICS, field_text
 ADDED: Mapping[str, Column] = {
     "p_adjusted": Column("number", "p-value, corrected for the tests of its family", "1"),
     "correction": Column("text", "How p was corrected"),
-    "family": Column("text", "The tests that were corrected together"),
-    "family_size": Column("count", "Tests in the family; rows without p do not count"),
+    "family": Column("text", "The tests that were corrected together; none where the test itself corrects"),
+    "family_size": Column(
+        "count", "Tests in the family; rows without p or with one that the test corrects do not count"
+    ),
     "table_sha256": Column("text", "SHA-256 of the frozen table of segments, segments.parquet"),
     "somite_version": Column("text", "Version of Somite"),
     "sentence": Column("text", "The result in words"),

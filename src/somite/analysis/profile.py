@@ -307,8 +307,8 @@ def _node_p(found: Found, node: int, config: Config) -> Numbers:
     if config.node_p == "permutation":
         return {"test": f"pointwise permutation, {_words(found)}", "p": float(found.p_node[node])}
     if config.node_p == "max_t":
-        test = f"permutation, {_words(found)}, corrected by the largest t of the profile"
-        return {"test": test, "p": float(found.p_max[node])}
+        test = f"permutation of the largest t of the profile, {_words(found)}"
+        return {"test": test, "p": float(found.p_max[node]), "corrected_for": "all nodes of the profile"}
     return {}
 
 
@@ -316,7 +316,11 @@ def _cluster_rows(
     found: Found, nodes: tuple[str, ...], threshold: float, config: Config
 ) -> Iterator[tuple[str, Numbers]]:
     words = f"cluster {config.cluster_size} permutation, {_words(found)}, |t| > {threshold:.4g}"
-    test = {"test": f"{words}, corrected for the profile", "estimate_name": f"cluster {config.cluster_size}"}
+    test = {
+        "test": words,
+        "estimate_name": f"cluster {config.cluster_size}",
+        "corrected_for": "all clusters of the profile",
+    }
     if not found.clusters:
         reason = f"no node beyond the threshold |t| > {threshold:.4g}: no cluster"
         yield "*", {**test, "reason": reason}

@@ -57,7 +57,10 @@ class Result:
     df: str = ""
     """Degrees of freedom as text: `57.3`, `2, 97`."""
     p: float = NAN
-    """Two-sided and uncorrected unless `test` says otherwise."""
+    """Two-sided unless `test` says otherwise; uncorrected unless `corrected_for` says otherwise."""
+    corrected_for: str = ""
+    """What p is corrected for as the test gives it: `the clusters of the profile`. Such a row is in no
+    family."""
     formula: str = ""
     """The exact model: `value ~ C(group) + age`."""
     covariates: str = ""
@@ -145,7 +148,12 @@ COLUMNS: Mapping[str, Column] = {
     "statistic_name": Column("text", "Symbol of the test statistic"),
     "statistic_value": Column("number", "Test statistic", "1"),
     "df": Column("text", "Degrees of freedom"),
-    "p": Column("number", "p-value, two-sided unless the test says otherwise, not corrected", "1"),
+    "p": Column(
+        "number", "p-value, two-sided unless the test says otherwise, not corrected for the family", "1"
+    ),
+    "corrected_for": Column(
+        "text", "What p is corrected for as the test gives it; such a row is in no family; n/a for nothing"
+    ),
     "formula": Column("text", "The exact model"),
     "covariates": Column("text", "Covariates, joined by ;"),
     "warnings": Column("text", "What to mind when reading the row, joined by ;"),

@@ -247,34 +247,43 @@ def _combined(measures: Sequence[Selected], config: Config) -> Iterator[Result]:
         return
     columns = np.column_stack([np.ones(len(values)), values])
     placed = delong.placements(columns @ firth.fit(columns, event).coefficients, event)
-    low, high = delong.interval(placed.auc, placed.variance, config.alpha)
-    yield Result.of(
+    yield _area_of_model(
         few,
+        placed.auc,
+        placed.variance,
+        "logit DeLong",
         config,
         contrast=f"{contrast}, apparent)",
-        estimate=placed.auc,
-        se=float(np.sqrt(placed.variance)),
-        ci_low=low,
-        ci_high=high,
-        ci_method=f"logit DeLong, {level_text(config.alpha)}",
         warnings=("apparent: of the people whom the model was fitted to, and so too large",),
-        reason="" if low == low else "the interval does not exist at an area of 0 or 1",
         **fields,
     )
     seen = crossval.validate(columns, event, few.random(config.seed), config.folds, config.repeats)
-    low, high = delong.interval(seen.auc, seen.auc_variance, config.alpha)
-    yield Result.of(
+    yield _area_of_model(
         few,
+        seen.auc,
+        seen.auc_variance,
+        f"logit, influence curve (LeDell), {config.repeats} times {config.folds} folds",
         config,
         contrast=f"{contrast}, cross-validated)",
-        estimate=seen.auc,
-        se=float(np.sqrt(seen.auc_variance)),
+        seed=config.seed,
+        **fields,
+    )
+
+
+def _area_of_model(
+    measure: Selected, auc: float, variance: float, method: str, config: Config, **fields: Any
+) -> Result:
+    """The row of the area of a fitted model, with its interval on the logit scale."""
+    low, high = delong.interval(auc, variance, config.alpha)
+    return Result.of(
+        measure,
+        config,
+        estimate=auc,
+        se=float(np.sqrt(variance)),
         ci_low=low,
         ci_high=high,
-        ci_method=f"logit, influence curve (LeDell), {config.repeats} times {config.folds} folds, "
-        f"{level_text(config.alpha)}",
+        ci_method=f"{method}, {level_text(config.alpha)}",
         reason="" if low == low else "the interval does not exist at an area of 0 or 1",
-        seed=config.seed,
         **fields,
     )
 
