@@ -10,91 +10,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from long_tables import frame, ids, write_parquet, write_tsv
+from long_tables import frame, ids, write_tsv
 from scipy import stats
+from study import GROUPS, YAML, Study
 
 from somite import __version__, fingerprint
 from somite.analysis.clinical import check
 from somite.analysis.outputs import ALL, FLOW
-from somite.configs import reader
-from somite.dataset.sessions import Plan
-from somite.errors import ConfigError, Problem
-from somite.record import Record
-from somite.registry import discover
-from somite.workflows import group, session
-from somite.workflows.participant import Place
-
-GROUPS = ["patient", "patient", "control", "control", "patient", "control", "patient", "control"]
-YAML = """\
-extends: default
-cohort: {exclusions: exclusions.tsv}
-analyses:
-  level:
-    kind: compare
-    group: diagnosis
-    groups: [patient, control]
-    select: {metric: fa, level: L5}
-    family: {name: both, method: bonferroni}
-  md:
-    kind: compare
-    group: diagnosis
-    groups: [patient, control]
-    select: {metric: md}
-    family: {name: both, method: bonferroni}
-"""
-
-
-class Study:
-    """A dataset with clinical data and the tables of its group level."""
-
-    def __init__(self, root: Path, rows: pd.DataFrame) -> None:
-        self.root, self.rows = root, rows
-        self.bids, self.out = root / "bids", root / "out"
-        (self.out / "group").mkdir(parents=True)
-        self.people({"diagnosis": GROUPS, "age": [50 + 3 * i for i in range(8)]})
-        self.exclude({"participant_id": ["sub-008"], "reason": ["withdrew"]})
-        self.measure(rows)
-        n = len(ids(8))
-        quality = {"participant_id": ids(8), "session_id": ["n/a"] * n, "run": ["n/a"] * n}
-        verdicts = ["fail" if i == 6 else "pass" for i in range(n)]
-        write_tsv(self.out / "group" / "qc_wide.tsv", {**quality, "verdict": verdicts})
-
-    def people(self, columns: dict[str, list[object]] | dict[str, list[str]]) -> None:
-        write_tsv(self.bids / "participants.tsv", {"participant_id": ids(8), **columns})
-
-    def exclude(self, columns: dict[str, list[str]]) -> None:
-        write_tsv(self.bids / "exclusions.tsv", columns)
-
-    def measure(self, rows: pd.DataFrame) -> None:
-        write_parquet(self.out / "group" / "segments.parquet", rows)
-
-    def place(self, yaml: str = YAML) -> Place:
-        (self.root / "my.yaml").write_text(yaml)
-        settings = reader.read(self.root / "my.yaml", discover())
-        return Place(Plan(self.bids), settings, self.out, self.root / "work")
-
-    def run(self, yaml: str = YAML) -> dict[str, Record]:
-        place = self.place(yaml)
-        group.forget_analyses(place)
-        return {
-            unit.label.removeprefix("analysis-"): session.run(unit, lambda event: None)
-            for unit in group.analyses(place)
-        }
-
-    def states(self, yaml: str = YAML) -> dict[str, str]:
-        done = self.run(yaml)
-        assert {item.verdict for item in done.values()} == {"done"}, [
-            str(p) for i in done.values() for p in i.problems
-        ]
-        return {name: item.steps[0].state for name, item in done.items()}
-
-    def results(self, name: str) -> pd.DataFrame:
-        return pd.read_csv(
-            self.out / "group" / "analyses" / f"{name}.tsv",
-            sep="\t",
-            na_values=["n/a"],
-            keep_default_na=False,
-        )
 
 
 @pytest.fixture
@@ -273,86 +195,6 @@ def test_planning_says_what_is_wrong_between_yaml_and_clinical_data(study: Study
     assert check(study.bids, sound.settings.cohort, sound.settings.analyses) == ()
 
 
-# The YAML
-
-
-def mistakes(folder: Path, text: str) -> list[Problem]:
-    (folder / "my.yaml").write_text("extends: default\nanalyses:\n" + text)
-    with pytest.raises(ConfigError) as caught:
-        reader.read(folder / "my.yaml", discover())
-    return list(caught.value.problems)
-
-
-@pytest.mark.parametrize(
-    ("text", "code", "key", "expected", "do"),
-    [
-        ("  a: {kind: comparre}", "VALUE", "a.kind", "compare", "did you mean compare?"),
-        ("  a: {group: x}", "MISSING", "a.kind", "compare", "add a line `kind:`"),
-        ("  a:", "MISSING", "a.kind", "compare", "add a line `kind:`"),
-        (
-            "  a: {kind: compare, grup: x, paired: side}",
-            "UNKNOWN_KEY",
-            "a.grup",
-            "group",
-            "did you mean group?",
-        ),
-        (
-            "  a: {kind: compare, group: x, select: {regon: y}}",
-            "UNKNOWN_KEY",
-            "a.select.regon",
-            "region",
-            "did you mean region?",
-        ),
-        (
-            "  a: {kind: compare, group: x, family: {method: fdr}}",
-            "VALUE",
-            "a.family.method",
-            "fdr_bh, fdr_by",
-            "did you mean fdr_bh?",
-        ),
-        ("  a: {kind: compare, group: 3}", "TYPE", "a.group", "text", "in quotes"),
-        ("  a: {kind: compare, group: x, alpha: 0.7}", "RANGE", "a.alpha", "below 0.5", ""),
-        ("  a b: {kind: compare, group: x}", "VALUE", "a b", "", ""),
-        ("  a: {kind: compare, group: x, name: b}", "VALUE", "a", "", ""),
-        (
-            "  a: {kind: compare, group: x, aggregate: {over: [lvl]}}",
-            "VALUE",
-            "a.aggregate.over[0]",
-            "level",
-            "level",
-        ),
-    ],
-)
-def test_mistakes_of_analyses_have_their_line_and_what_was_meant(
-    tmp_path: Path, text: str, code: str, key: str, expected: str, do: str
-) -> None:
-    (problem,) = mistakes(tmp_path, text + "\n")
-    assert (problem.code, problem.where.rpartition(", ")[2]) == (f"CONFIG_{code}", f"analyses.{key}")
-    assert "line 3" in problem.where
-    assert expected in problem.expected
-    assert do in problem.do
-
-
-def test_an_unknown_key_is_told_the_options_of_its_kind_only(tmp_path: Path) -> None:
-    (problem,) = mistakes(tmp_path, "  a: {kind: compare, paired: side, zz: 1}\n")
-    assert "paired" in problem.expected
-    assert "matrix" not in problem.expected  # of another kind
-
-
-def test_the_effective_configuration_reads_back_and_analyses_count_in_its_digest(tmp_path: Path) -> None:
-    text = (
-        "extends: default\nanalyses:\n"
-        "  a: {kind: compare, group: g, only: {sex: F}, select: {level: [L4, L5]}}\n"
-    )
-    (tmp_path / "a.yaml").write_text(text)
-    one = reader.read(tmp_path / "a.yaml", discover())
-    assert one.analyses["a"].only == {"sex": ("F",)}
-    (tmp_path / "b.yaml").write_text(one.to_yaml())
-    assert reader.read(tmp_path / "b.yaml", discover()) == one
-    (tmp_path / "c.yaml").write_text(text.replace("L4", "L3"))
-    assert reader.read(tmp_path / "c.yaml", discover()).digest() != one.digest()
-
-
 # Real data
 
 
@@ -395,24 +237,3 @@ def test_tract_fa_of_real_people_equals_scipy_on_the_source(tmp_path: Path, real
     )
     np.testing.assert_allclose([row.statistic_value, row.p], [want.statistic, want.pvalue], rtol=1e-7)
     assert row.n == visit["fa"].notna().sum()
-
-
-# The documents
-
-
-def test_the_examples_of_the_documents_are_valid(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "analyses.md").read_text(encoding="utf-8")
-    examples = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
-    assert len(examples) == 4
-    for example in examples:
-        (tmp_path / "example.yaml").write_text(example)
-        assert reader.read(tmp_path / "example.yaml", discover()).analyses
-
-
-def test_the_python_of_the_documents_runs(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[1] / "docs" / "analyses.md").read_text(encoding="utf-8")
-    (code,) = [part.partition("```")[0] for part in text.split("```python\n")[1:]]
-    monkeypatch.chdir(study.root)
-    found: dict[str, object] = {}
-    exec(code, found)
-    assert len(found["results"]) == len(found["measures"]) == 8  # type: ignore[arg-type]

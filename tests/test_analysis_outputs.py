@@ -1,11 +1,11 @@
-"""Exclusions, families of tests, sentences, and the difference between two freezes."""
+"""Exclusions, families of tests, and the difference between two freezes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,11 @@ import pytest
 from long_tables import Plain, frame, ids, long, write_parquet, write_tsv
 from scipy import stats
 
-from somite.analysis import diff, exclusions, families
+from somite.analysis import compare, diff, exclusions, families
 from somite.analysis.choose import select
-from somite.analysis.families import Adjusted
-from somite.analysis.model import Exclude, Family
+from somite.analysis.model import AnalysisConfig, Exclude, Family
 from somite.analysis.people import read_people
 from somite.analysis.results import Result
-from somite.analysis.sentences import p_text, sentence
 from somite.cli import main
 from somite.errors import ConfigError, DatasetError, Problem
 from somite.long_table import as_lines, read_stats
@@ -173,80 +171,32 @@ def test_a_family_spans_analyses_and_is_split_by_columns() -> None:
     assert (problem.code, problem.where) == ("FAMILY_DIFFERS", "analyses.a.family, analyses.b.family")
 
 
-# Sentences
-
-DIFFERENCE = Result(
-    "l5",
-    "compare",
-    region="nerve_root",
-    side="L",
-    level="L5",
-    segment="foraminal_drg",
-    metric="md",
-    statistic="mean",
-    contrast="patient - control",
-    n=100,
-    n_groups="31/69",
-    estimate_name="mean difference",
-    estimate=0.1234,
-    ci_low=0.051,
-    ci_high=0.196,
-    effect_name="Hedges g",
-    effect=0.62,
-    effect_ci_low=0.19,
-    effect_ci_high=1.05,
-    test="Welch's t test",
-    statistic_name="t",
-    statistic_value=2.912345,
-    df="57.312",
-    p=0.00512,
-)
-
-
-def said(change: dict[str, Any], p: float = 0.0207, method: str = "Holm", size: int = 4) -> str:
-    row = Result(**{**{k: getattr(DIFFERENCE, k) for k in DIFFERENCE.__dataclass_fields__}, **change})
-    return sentence(row, Adjusted(p, method, "l5", size), "1e-3 mm2/s")
-
-
-def test_a_difference_is_a_sentence_of_a_results_section() -> None:
-    assert said({}) == (
-        "Mean MD of the left L5 nerve root, foraminal drg was higher in patient than in control: mean "
-        "difference 0.123 1e-3 mm2/s (95 % CI 0.051 to 0.196); Hedges g 0.62 (95 % CI 0.19 to 1.05); Welch's "
-        "t test, t(57.3) = 2.91, p = 0.005; corrected p = 0.021 (Holm, 4 tests); n = 31/69."
-    )
-    assert "was lower in patient than in control: mean difference −0.12 " in said({"estimate": -0.12})
-
-
-def test_the_words_follow_the_corrected_p() -> None:
-    assert "did not differ detectably between patient and control" in said({}, p=0.0501)
-    assert "not corrected for multiple comparisons" in said({}, method="none")
-    assert "Note: snr differs; few." in said({"warnings": "snr differs;few"})
-
-
-def test_a_row_without_a_number_says_why() -> None:
-    text = said({"estimate": math.nan, "reason": "nobody of group x has a value", "side": "*"}, p=math.nan)
-    assert text == (
-        "Mean MD of the L5 nerve root, foraminal drg (patient - control): no estimate, because nobody of "
-        "group x has a value."
-    )
-
-
-def test_a_correlation_names_its_direction() -> None:
-    text = said({"contrast": "r(md, odi)", "estimate_name": "Pearson r", "estimate": -0.4, "n_groups": ""})
-    assert ": md and odi were negatively correlated: Pearson r −0.4 (95 % CI" in text
-    assert text.endswith("n = 100.")
-    text = said({"contrast": "r(md, odi)", "estimate_name": "Pearson r", "estimate": -0.4}, p=0.3)
-    assert "no correlation of md and odi was detected" in text
-
-
-def test_small_p_values_are_not_written_as_zero() -> None:
-    assert [p_text(p) for p in (0.0, 0.00099, 0.0012, 0.0499, 0.99999)] == [
-        "< 0.001",
-        "< 0.001",
-        "= 0.001",
-        "= 0.050",
-        "> 0.999",
+def test_a_p_that_its_own_test_corrects_is_in_no_family() -> None:
+    config = Plain(name="a", family=Family(method="bonferroni"))
+    rows = [
+        *with_p("a", [0.01, 0.02]),
+        *with_p("a", [0.03, math.nan], corrected_for="all clusters of the profile"),
     ]
+    found = families.adjust(rows, {"a": config})
+    np.testing.assert_allclose([one.p_adjusted for one in found], [0.02, 0.04, 0.03, math.nan])
+    assert [(one.family, one.family_size) for one in found] == [("a", 2)] * 2 + [("none", 0)] * 2
+    assert found[2].correction == "by its own test, for all clusters of the profile"
+
+
+def test_three_groups_are_corrected_contrast_by_contrast_unless_the_yaml_says_otherwise() -> None:
+    contrasts = ("g: a, b, c", "a - b", "a - c", "b - c")
+    rows = [row for text in contrasts for row in with_p("x", [0.01, 0.02], contrast=text)]
+
+    def of(config: AnalysisConfig, some: list[Result]) -> list[tuple[str, int]]:
+        return [(one.family, one.family_size) for one in families.adjust(some, {"x": config})]
+
+    split = [(f"x [contrast={text}]", 2) for text in contrasts for _ in range(2)]
+    assert of(compare.Config(name="x", group="g"), rows) == split
+    assert of(compare.Config(name="x", paired="session_id"), rows) == split
+    assert of(compare.Config(name="x", group="g", family=Family(by=())), rows) == [("x", 8)] * 8
+    assert of(compare.Config(name="x", group="g", family=Family(name="all")), rows) == [("all", 8)] * 8
+    assert of(compare.Config(name="x", group="g"), rows[:4]) == [("x", 4)] * 4  # two groups
+    assert of(Plain(name="x"), rows) == [("x", 8)] * 8
 
 
 # The difference between two freezes

@@ -183,10 +183,10 @@ def test_a_missing_node_costs_the_person_or_the_node() -> None:
     measure = repeats(values, "segment", NODES, g=list("a" * 7 + "b" * 7))
     nodes, clusters = parts(rows(measure, group="g", permutations=99))
     assert (
-        nodes[0].n_groups == "6/7" and len(nodes) == 12 and "lack a node: 1 participants" in nodes[0].warnings
+        nodes[0].n_groups == "6/7" and len(nodes) == 12 and "lack a node: 1 participant" in nodes[0].warnings
     )
     nodes, clusters = parts(rows(measure, group="g", permutations=99, gaps="nodes"))
-    assert nodes[0].n_groups == "7/7" and len(nodes) == 11 and "lacks them: 1 nodes" in nodes[0].warnings
+    assert nodes[0].n_groups == "7/7" and len(nodes) == 11 and "lacks them: 1 node" in nodes[0].warnings
     assert not any("node_5" in row.segment and "node_7" in row.segment for row in clusters)
     assert any(row.segment.endswith("..node_5") for row in clusters)
 

@@ -244,7 +244,7 @@ def test_who_lacks_a_marker_is_left_out_of_the_pair_and_counted() -> None:
     rows = roc.run([fa, fewer], config(compare=("metric",)))
     compared = row(rows, "AUC(fa) - AUC(md)")
     assert compared.n == 95
-    assert compared.warnings.startswith("5 participants lack one of the measures")
+    assert compared.warnings.startswith("left out, as they lack one of the measures: 5 participants")
     assert "95 participants" not in compared.warnings
 
 

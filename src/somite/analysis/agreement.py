@@ -16,7 +16,7 @@ from somite.analysis.compare import pairs
 from somite.analysis.location import is_constant, level_text, paired_t
 from somite.analysis.model import AnalysisConfig, Factor, Text
 from somite.analysis.reliability import Estimate, Icc
-from somite.analysis.results import Result, df_text
+from somite.analysis.results import Result, counted, df_text
 from somite.analysis.selection import Selected
 
 Array = NDArray[np.float64]
@@ -61,7 +61,9 @@ def _rows(measure: Selected, config: Config) -> Iterator[Result]:
         "contrast": f"{config.repeated}: {', '.join(names)}",
         "n": len(whole),
         "n_groups": f"{len(whole)} people, {len(names)} repeats",
-        "warnings": [f"left out, as they lack a repeat: {lacking} participants"] if lacking else [],
+        "warnings": [f"left out, as they lack a repeat: {counted(lacking, 'participant')}"]
+        if lacking
+        else [],
     }
     values = whole.to_numpy(float)
     if reason := _fault(whole, values, config.repeated):

@@ -19,7 +19,7 @@ from pydantic import model_validator
 from somite.analysis import ancova, design, location
 from somite.analysis.location import Numbers
 from somite.analysis.model import AnalysisConfig, Factor, FamilyPart, Requirement, Text
-from somite.analysis.results import Result
+from somite.analysis.results import Result, counted
 from somite.analysis.selection import Selected
 
 Array = NDArray[np.float64]
@@ -238,7 +238,11 @@ def _pair(measure: Selected, table: pd.DataFrame, config: Config) -> Result:
     whole = table.dropna()
     first, second = whole[a].to_numpy(float), whole[b].to_numpy(float)
     lacking = len(table) - len(whole)
-    warnings = [f"left out, as they have only one of {a} and {b}: {lacking} participants"] if lacking else []
+    warnings = (
+        [f"left out, as they have only one of {a} and {b}: {counted(lacking, 'participant')}"]
+        if lacking
+        else []
+    )
     common = {
         "contrast": f"{a} - {b}",
         "n": len(whole),

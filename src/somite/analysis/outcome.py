@@ -13,6 +13,7 @@ from pydantic import Field
 from somite.analysis import design
 from somite.analysis.location import is_constant
 from somite.analysis.model import AnalysisConfig, Requirement, Text
+from somite.analysis.results import counted
 from somite.analysis.selection import IDENTITY, MANY, Selected
 
 Bools = NDArray[np.bool_]
@@ -122,7 +123,9 @@ def together(measures: Sequence[Selected]) -> tuple[Selected, Floats]:
     frame = measures[0].frame.set_index(keys, drop=False).loc[shared.index]
     everyone = {person for m in measures for person in m.frame["participant_id"]}
     lacking = len(everyone - set(frame["participant_id"]))
-    words = [f"{lacking} participants lack one of the measures and are left out"] if lacking else []
+    words = []
+    if lacking:
+        words = [f"left out, as they lack one of the measures: {counted(lacking, 'participant')}"]
     identity: dict[str, Any] = {
         name: measures[0].identity[name] if len({getattr(m, name) for m in measures}) == 1 else MANY
         for name in IDENTITY

@@ -21,7 +21,7 @@ from somite.analysis import design, effects, location, permutation
 from somite.analysis.location import level_text
 from somite.analysis.model import AnalysisConfig, Factor, Requirement, Text
 from somite.analysis.permutation import Found, Scheme
-from somite.analysis.results import Result, df_text
+from somite.analysis.results import Result, counted, df_text
 from somite.analysis.selection import Selected
 
 Array = NDArray[np.float64]
@@ -131,9 +131,9 @@ def gather(frame: pd.DataFrame, config: Config, conditions: tuple[str, ...] = ()
     lost_people, lost_nodes = len(table) - len(whole), len(order) - whole.shape[1]
     notes = []
     if lost_people:
-        notes.append(f"left out, as they lack a node: {lost_people} participants")
+        notes.append(f"left out, as they lack a node: {counted(lost_people, 'participant')}")
     if lost_nodes:
-        notes.append(f"left out, as somebody lacks them: {lost_nodes} nodes")
+        notes.append(f"left out, as somebody lacks them: {counted(lost_nodes, 'node')}")
     rows = frame.drop_duplicates("participant_id").set_index("participant_id").loc[whole.index]
     return Profiles(whole.to_numpy(float), tuple(whole.columns), joined, rows, tuple(notes))
 

@@ -105,6 +105,11 @@ def joined(words: Sequence[str]) -> str:
     return ";".join(dict.fromkeys(word for word in words if word))
 
 
+def counted(n: int, noun: str) -> str:
+    """`1 participant`, `3 participants`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def df_text(*df: float) -> str:
     """Degrees of freedom for the column `df`: whole ones without a point, others with four digits."""
     return ", ".join(f"{x:.0f}" if float(x).is_integer() else f"{x:.6g}" for x in df)

@@ -23,6 +23,8 @@ from somite.analysis.outcome import Bools, Floats, chosen, groups_of, names_of, 
 from somite.analysis.results import Result, df_text
 from somite.analysis.selection import Selected
 
+NO_VARIANCE = "an area of 0 or 1 has no variance: the interval is Newcombe's"
+
 
 class Config(MarkerConfig):
     """Options of `roc`."""
@@ -69,10 +71,10 @@ def _area(marker: Marker, contrast: str, config: Config) -> Result:
     if np.isnan(low) and config.repeated:
         fields["warnings"] = (*marker.words, "no interval and no test: every resample has the same area")
     elif np.isnan(low):
-        why = "an area of 0 or 1 has no variance" if auc in (0.0, 1.0) else "one person of an outcome only"
+        few = "one person of an outcome only: the interval is Newcombe's"
         low, high = delong.newcombe(auc, m, n, config.alpha)
         method = "Newcombe's method 5"
-        fields["warnings"] = (*marker.words, f"{why}: the interval is Newcombe's")
+        fields["warnings"] = (*marker.words, NO_VARIANCE if auc in (0.0, 1.0) else few)
     plain = delong.interval(auc, variance, config.alpha, "plain")
     ranks: Any = mannwhitneyu(marker.score[marker.event], marker.score[~marker.event])
     tested = {
@@ -249,6 +251,7 @@ def _combined(measures: Sequence[Selected], config: Config) -> Iterator[Result]:
     placed = delong.placements(columns @ firth.fit(columns, event).coefficients, event)
     yield _area_of_model(
         few,
+        event,
         placed.auc,
         placed.variance,
         "logit DeLong",
@@ -260,6 +263,7 @@ def _combined(measures: Sequence[Selected], config: Config) -> Iterator[Result]:
     seen = crossval.validate(columns, event, few.random(config.seed), config.folds, config.repeats)
     yield _area_of_model(
         few,
+        event,
         seen.auc,
         seen.auc_variance,
         f"logit, influence curve (LeDell), {config.repeats} times {config.folds} folds",
@@ -271,10 +275,22 @@ def _combined(measures: Sequence[Selected], config: Config) -> Iterator[Result]:
 
 
 def _area_of_model(
-    measure: Selected, auc: float, variance: float, method: str, config: Config, **fields: Any
+    measure: Selected,
+    event: Bools,
+    auc: float,
+    variance: float,
+    method: str,
+    config: Config,
+    **fields: Any,
 ) -> Result:
     """The row of the area of a fitted model, with its interval on the logit scale."""
     low, high = delong.interval(auc, variance, config.alpha)
+    warnings = fields.pop("warnings", ())
+    if np.isnan(low):
+        up = int(event.sum())
+        low, high = delong.newcombe(auc, up, len(event) - up, config.alpha)
+        method = "Newcombe's method 5"
+        warnings = (*warnings, NO_VARIANCE)
     return Result.of(
         measure,
         config,
@@ -283,7 +299,7 @@ def _area_of_model(
         ci_low=low,
         ci_high=high,
         ci_method=f"{method}, {level_text(config.alpha)}",
-        reason="" if low == low else "the interval does not exist at an area of 0 or 1",
+        warnings=warnings,
         **fields,
     )
 
