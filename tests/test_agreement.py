@@ -135,7 +135,7 @@ def test_a_difference_that_grows_with_the_value_is_told() -> None:
     [
         (np.empty((0, 2)), "nothing is repeated, no values"),
         (JUDGES[:, :1], "nothing is repeated: rater is r1 only"),
-        (JUDGES[:2], "2 people with all 4 repeats are too few"),
+        (JUDGES[:2], "too few people with all 4 repeats: 2"),
         (np.full((5, 2), 0.3), "all values are the same"),
     ],
 )

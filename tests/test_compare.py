@@ -266,7 +266,7 @@ def test_covariates_that_tell_nothing_new_are_named() -> None:
     ("values", "reason"),
     [
         (np.full((5, 2), np.nan), "nothing to pair"),
-        (np.array([[1.0, 2.0], [1, np.nan]]), "1 pairs are too few"),
+        (np.array([[1.0, 2.0], [1, np.nan]]), "too few pairs: 1"),
         (np.array([[1.0, 1.0], [2, 2], [3, 3]]), "both of every pair are the same"),
         (np.array([[1.0, 2.0], [2, 3], [3, 4]]), "the difference is the same in every pair"),
     ],

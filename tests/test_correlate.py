@@ -118,7 +118,7 @@ def test_measures_correlate_with_each_other() -> None:
     ("fa", "score", "reason"),
     [
         ([], [], "no values"),
-        ([1.0, 2, 3], [1.0, 2, 4], "3 people are too few"),
+        ([1.0, 2, 3], [1.0, 2, 4], "too few people: 3"),
         ([1.0] * 6, [1.0, 2, 3, 4, 5, 6], "all values of fa are the same"),
         ([1.0, 2, 3, 4, 5, 6], [1.0] * 6, "all values of alsfrs are the same"),
     ],

@@ -170,7 +170,7 @@ def test_calibration_rows_count_everybody_once() -> None:
     again = logistic.run([fa], config(calibration=True, repeats=3))
     assert repr(again) == repr(rows)
     few = logistic.run([study(9)[0]], config(calibration=True))
-    assert "too few for 5 folds" in row(few, "calibration").reason
+    assert "too few people of one outcome for 5 folds" in row(few, "calibration").reason
 
 
 def test_calibration_tells_an_overfitted_model_from_a_sound_one() -> None:

@@ -254,7 +254,7 @@ def test_too_few_people_or_rows_say_so() -> None:
     options: dict[str, Any] = {"fixed": ("group",), "repeated": ("side",)}
     frame = roots(n=8)
     assert rows(Selected.of(frame[:0]), **options)[0].reason.startswith("no values")
-    assert "2 people are too few" in rows(Selected.of(frame[:12]), **options)[0].reason
+    assert "too few people: 2" in rows(Selected.of(frame[:12]), **options)[0].reason
     single = people(np.arange(8.0), group=["a", "b"] * 4)
     assert rows(single, **options)[0].reason.startswith("one row per person")
 

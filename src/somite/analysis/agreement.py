@@ -85,7 +85,7 @@ def _fault(table: pd.DataFrame, values: Array, repeated: str) -> str:
         only = f": {repeated} is {table.columns[0]} only" if k else ", no values"
         return f"nothing is repeated{only}"
     if n < 3:
-        return f"{n} people with all {k} repeats are too few: 3 are needed"
+        return f"too few people with all {k} repeats: {n}, and 3 are needed"
     return "all values are the same" if is_constant(values.ravel()) else ""
 
 

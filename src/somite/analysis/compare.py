@@ -67,7 +67,11 @@ class Config(AnalysisConfig):
 
     def requirements(self) -> tuple[Requirement, ...]:
         """The covariates, and the column of the groups."""
-        own = () if self.group is None else (Requirement(self.group, "group", "groups", self.groups),)
+        own = (
+            ()
+            if self.group is None
+            else (Requirement(self.group, "group", "groups", self.groups, names="groups"),)
+        )
         return (*own, *super().requirements())
 
     def within(self) -> tuple[Factor, ...]:
@@ -258,7 +262,7 @@ def _pair(measure: Selected, table: pd.DataFrame, config: Config) -> Result:
 
 def _pair_fault(first: Array, second: Array) -> str:
     if len(first) < 3:
-        return f"{len(first)} pairs are too few: 3 are needed"
+        return f"too few pairs: {len(first)}, and 3 are needed"
     differences = first - second
     if not np.abs(differences).max():
         return "both of every pair are the same"

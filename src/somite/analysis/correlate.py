@@ -145,7 +145,8 @@ def _fault(pair: Pair, given: design.Design) -> str:
     if not n:
         return "no values: all are missing or left out"
     if n < k + 4:
-        return f"{n} people are too few: a correlation given {k} columns needs {k + 4}"
+        given_k = f" given {k} columns of covariates" if k else ""
+        return f"too few people: {n}, and a correlation{given_k} needs {k + 4}"
     for column, name in zip(("x", "y"), pair.names, strict=True):
         if design.is_categorical(pair.frame[column]):
             return f"{name} does not hold numbers only"

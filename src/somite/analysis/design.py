@@ -96,7 +96,7 @@ def fault(columns: Array, names: Sequence[str]) -> str:
     """Why an intercept and these columns (n, k) have no single solution; `""` where they have one."""
     n, k = columns.shape
     if n <= k + 1:
-        return f"{n} people are too few for {k + 1} parameters"
+        return f"too few people for {k + 1} parameters: {n}"
     scale = columns.std(axis=0)
     for name, spread, column in zip(names, scale, columns.T, strict=True):
         if spread <= 1e-12 * np.abs(column).max():

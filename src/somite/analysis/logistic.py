@@ -35,6 +35,8 @@ from somite.analysis.selection import Selected
 
 FEW_EVENTS = 10.0
 """Events per variable below which a row is warned of (Peduzzi et al. 1996)."""
+_MOST_STEPS = 200
+"""Steps of maximum likelihood."""
 MUCH_INFLATION = 5.0
 """Variance inflation from which a row is warned of."""
 
@@ -131,6 +133,10 @@ def _odds_ratios(model: Model, separated: firth.Separation, config: Config) -> I
     inflation = [float(variance_inflation_factor(model.design, column)) for column in range(1, k + 1)]
     words = _words(model, separated, inflation)
     coefficients = _firth(model, config.alpha) if config.fit == "firth" else _wald(model, config.alpha)
+    if isinstance(coefficients, str):
+        contrast = f"OR({', '.join(model.names)})"
+        yield Result.without(model.measure, config, coefficients, contrast=contrast, **model.common)
+        return
     for column, (name, fields) in enumerate(zip(model.names, coefficients, strict=True)):
         measured = column < model.measured
         step = float(model.columns[:, column].std(ddof=1)) if measured and config.per == "sd" else 1.0
@@ -175,8 +181,11 @@ Coefficient = dict[str, Any]
 """Fields of a Result on the scale of the logit, for a unit of the variable."""
 
 
-def _firth(model: Model, alpha: float) -> list[Coefficient]:
+def _firth(model: Model, alpha: float) -> list[Coefficient] | str:
+    """A row for each column, or why there is none."""
     fitted = firth.fit(model.design, model.event)
+    if not fitted.converged:
+        return "the fit of the penalised likelihood did not converge"
     rows: list[Coefficient] = []
     for column in range(1, len(model.names) + 1):
         found = firth.profile(model.design, model.event, column, alpha=alpha)
@@ -197,10 +206,14 @@ def _firth(model: Model, alpha: float) -> list[Coefficient]:
     return rows
 
 
-def _wald(model: Model, alpha: float) -> list[Coefficient]:
+def _wald(model: Model, alpha: float) -> list[Coefficient] | str:
+    """A row for each column, or why there is none."""
     from statsmodels.discrete.discrete_model import Logit  # two seconds that planning does not need
 
-    fitted = Logit(model.event.astype(float), model.design).fit(method="newton", maxiter=200, disp=0)
+    logit = Logit(model.event.astype(float), model.design)
+    fitted = logit.fit(method="newton", maxiter=_MOST_STEPS, disp=0, warn_convergence=False)
+    if not fitted.mle_retvals["converged"]:
+        return f"the fit of maximum likelihood did not converge in {_MOST_STEPS} steps"
     ends = fitted.conf_int(alpha)
     return [
         {
@@ -239,7 +252,7 @@ def _calibration(model: Model, config: Config) -> Iterator[Result]:
     """Slope and intercept after cross-validation, and observed against predicted in groups."""
     smaller = min(int(model.event.sum()), int((~model.event).sum()))
     if smaller < config.folds:
-        reason = f"{smaller} people of one outcome are too few for {config.folds} folds"
+        reason = f"too few people of one outcome for {config.folds} folds: {smaller}"
         yield Result.without(model.measure, config, reason, contrast="calibration", **model.common)
         return
     found = crossval.validate(

@@ -88,14 +88,19 @@ class Sorted:
         if not differ and "affected" in self.config.select.level:
             differ, told = ["level"], "several levels are affected"
         by = differ[0] if differ else "session_id"
+        ways = (
+            f"select one ({by.removesuffix('_id')}: ...), join them (aggregate: {{over: [{by}]}}), or use a "
+            "kind that takes repeated rows: mixed, agreement, or roc with the cluster bootstrap"
+        )
+        if not differ:
+            ways = "take the second of them out of the table, or give the scans names of their own (run-)"
         return Problem(
             "MANY_ROWS",
             f"{who} has {len(same)} rows in {name} (so in {n_measures} measures): they are not independent",
             where(self.config, "select"),
             told or "rows that nothing tells apart: two scans of one session in the table",
             "one row per participant",
-            f"select one ({by.removesuffix('_id')}: ...), join them (aggregate: {{over: [{by}]}}), or use a "
-            "kind that takes repeated rows: mixed, agreement, or roc with the cluster bootstrap",
+            ways,
         )
 
     def _empty(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ term of several, one for each random effect.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -87,7 +88,14 @@ class Config(AnalysisConfig):
         """The clinical columns among the fixed effects."""
         names = dict.fromkeys(part for term in self.fixed for part in term.split(":"))
         clinical = [name for name in names if name not in FACTORS and name not in self.covariates]
-        return (*(Requirement(name, "fixed") for name in clinical), *super().requirements())
+        own = [Requirement(name, "fixed") for name in clinical]
+        return tuple(self._with_reference(one) for one in (*own, *super().requirements()))
+
+    def _with_reference(self, one: Requirement) -> Requirement:
+        """The column with the category that the others are compared with, which must occur."""
+        if one.name not in self.reference:
+            return one
+        return replace(one, levels=(self.reference[one.name],), names=f"reference.{one.name}")
 
     def within(self) -> tuple[Factor, ...]:
         """What varies within people."""
@@ -135,7 +143,7 @@ def _fault(frame: pd.DataFrame, config: Config) -> str:
         return "all values are the same"
     n = frame["participant_id"].nunique()
     if n < 3:
-        return f"{n} people are too few"
+        return f"too few people: {n}, and 3 are needed"
     if len(frame) == n and config.method == "mixed":
         return "one row per person: there is nothing within people; take compare or correlate"
     for name in (*config.nested, *config.crossed, *(part for t in config.terms for part in t.split(":"))):

@@ -136,6 +136,8 @@ class Requirement:
     any: numbers where all values are, text otherwise."""
     levels: tuple[str, ...] = ()
     """Values that must occur in it, where it holds groups."""
+    names: str = ""
+    """Option of the analysis that names these values, where it is another: `groups`, `event`."""
     may_lack: bool = False
     """Whether people without a value stay: NaN for numbers, "" for text."""
 

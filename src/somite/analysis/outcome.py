@@ -41,7 +41,8 @@ class OutcomeConfig(AnalysisConfig):
     def requirements(self) -> tuple[Requirement, ...]:
         """The covariates, and the outcome."""
         levels = (self.event,) if self.other is None else (self.event, self.other)
-        return (Requirement(self.outcome, "outcome", "groups", levels), *super().requirements())
+        own = Requirement(self.outcome, "outcome", "groups", levels, names="event")
+        return (own, *super().requirements())
 
 
 def two_classes(measure: Selected, values: Floats, config: OutcomeConfig) -> tuple[Bools, Bools, str]:
@@ -61,7 +62,9 @@ def _fault(values: Floats, event: Bools, others: Sequence[str], config: OutcomeC
         return "no values: all are missing or left out"
     if len(others) > 1:
         return f"{config.outcome} has several other values ({', '.join(others)}): name one in `other`"
-    for side, word in ((event, config.event), (~event, " ".join(others) or "another value")):
+    if event.all() and not others:
+        return f"one class: everybody with a value has {config.outcome} {config.event}"
+    for side, word in ((event, config.event), (~event, " ".join(others))):
         if not side.any():
             return f"one class: nobody with a value has {config.outcome} {word}"
     if any(is_constant(column) for column in values.T):

@@ -76,7 +76,7 @@ class Config(AnalysisConfig):
         """The covariates, and the column of the groups or the score."""
         own: tuple[Requirement, ...] = ()
         if self.group is not None:
-            own = (Requirement(self.group, "group", "groups", self.groups),)
+            own = (Requirement(self.group, "group", "groups", self.groups, names="groups"),)
         if self.column is not None:
             own = (Requirement(self.column, "column", "numbers"),)
         return (*own, *super().requirements())
@@ -194,6 +194,8 @@ def _rows(measure: Selected, config: Config) -> Iterator[Result]:
 def _fault(frame: pd.DataFrame, names: tuple[str, ...], config: Config) -> str:
     if not len(frame):
         return "no values: all are missing or left out"
+    if config.column is None and len(names) == 1:
+        return f"all are of one group: {config.group or config.paired} is {names[0]}"
     if config.column is None and len(names) != 2:
         return f"two are compared, but there are {len(names)}: {', '.join(names)}; name two in groups"
     if config.column is not None and location.is_constant(frame[config.column].to_numpy(float)):
@@ -222,7 +224,7 @@ def _profile_fault(profiles: Profiles, question: Question, given: design.Design,
     if question.first is not None and min(question.first.sum(), (~question.first).sum()) < 2:
         return f"fewer than two people in a group: {question.n_groups}"
     if n < 4:
-        return f"{n} people are too few"
+        return f"too few people: {n}, and 4 are needed"
     residuals = profiles.values if config.paired else profiles.values - profiles.values.mean(axis=0)
     flat = [node for node, column in zip(profiles.nodes, residuals.T, strict=True) if not np.ptp(column)]
     if flat:

@@ -96,7 +96,9 @@ class Result:
 
     @classmethod
     def without(cls, measure: Selected, config: AnalysisConfig, reason: str, **numbers: Any) -> Result:
-        """A row that has no number, and why."""
+        """A row that has no number, and why; where nobody is left, who was left out for what."""
+        if measure.left_out and measure.frame.empty:
+            reason += f" ({', '.join(f'{why}: {n}' for why, n in measure.left_out.items())})"
         return cls.of(measure, config, reason=reason, **numbers)
 
 

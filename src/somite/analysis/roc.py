@@ -306,4 +306,4 @@ def _area_of_model(
 
 def _few(event: Bools, folds: int) -> str:
     smaller = min(int(event.sum()), int((~event).sum()))
-    return f"{smaller} people of one outcome are too few for {folds} folds" if smaller < folds else ""
+    return f"too few people of one outcome for {folds} folds: {smaller}" if smaller < folds else ""

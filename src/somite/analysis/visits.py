@@ -49,7 +49,7 @@ def check(people: People, config: AnalysisConfig) -> list[Problem]:
     problems: list[Problem] = []
     for name, requirement in required(config).items():
         if name not in OF_ROWS:
-            problems += _check_column(people, requirement, where(config, requirement.option))
+            problems += _check_column(people, requirement, config)
     for name, values in config.only.items():
         at = where(config, f"only.{name}")
         try:
@@ -78,13 +78,15 @@ def _no_group(value: str, column: str, at: str, levels: Sequence[str]) -> Proble
     )
 
 
-def _check_column(people: People, requirement: Requirement, at: str) -> list[Problem]:
+def _check_column(people: People, requirement: Requirement, config: AnalysisConfig) -> list[Problem]:
+    at = where(config, requirement.option)
+    of_levels = where(config, requirement.names or requirement.option)
     try:
         source, column = people.find(requirement.name, at)
     except DatasetError as error:
         return list(error.problems)
     levels = people.levels(requirement.name, at)
-    problems = [_no_group(level, requirement.name, at, levels) for level in requirement.levels]
+    problems = [_no_group(level, requirement.name, of_levels, levels) for level in requirement.levels]
     if requirement.holds == "numbers" and (strange := unlike_numbers(source.columns[column])):
         problems.append(
             Problem(
