@@ -222,7 +222,7 @@ def test_clusters_keep_their_error_rate(covariates: tuple[str, ...]) -> None:
         (np.empty((0, 12)), [], "no values"),
         (np.ones((6, 12)), list("aaabbb"), "all values are the same at node_1"),
         (np.eye(6, 12), list("aaaaab"), "fewer than two people in a group: 5/1"),
-        (np.eye(6, 12), list("aaaaaa"), "two are compared, but there are 1: a"),
+        (np.eye(6, 12), list("aaaaaa"), "all are of one group: g is a"),
         (np.eye(6, 12), list("aabbcc"), "two are compared, but there are 3: a, b, c"),
         (np.where(np.eye(12) > 0, np.nan, 1.0), list("ab" * 6), "nobody has all nodes"),
     ],
