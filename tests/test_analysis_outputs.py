@@ -197,6 +197,8 @@ def test_three_groups_are_corrected_contrast_by_contrast_unless_the_yaml_says_ot
     assert of(compare.Config(name="x", group="g", family=Family(name="all")), rows) == [("all", 8)] * 8
     assert of(compare.Config(name="x", group="g"), rows[:4]) == [("x", 4)] * 4  # two groups
     assert of(Plain(name="x"), rows) == [("x", 8)] * 8
+    two = [row for text in ("g: L4 - L5, S1", "L4 - L5 - S1") for row in with_p("x", [0.01], contrast=text)]
+    assert of(compare.Config(name="x", group="g"), two) == [("x", 2)] * 2  # a group whose name has a dash
 
 
 # The difference between two freezes
