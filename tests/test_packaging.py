@@ -21,6 +21,7 @@ FOLDERS = {
     "somite/label_sources": ROOT / "src" / "somite" / "label_sources",
     "somite/label_sources/tables": ROOT / "src" / "somite" / "label_sources" / "tables",
     "somite/phantom": ROOT / "src" / "somite" / "phantom",
+    "somite/report": ROOT / "src" / "somite" / "report",
     "somite/workflows": ROOT / "workflows",
     "somite/interfaces": ROOT / "interfaces",
     "somite/configs": ROOT / "configs",
