@@ -281,6 +281,11 @@ STEPS = (
         },
     ),
     Use("derived", deliver={"derived": table("derived", SCHEMA)}),
+    Use(
+        "pictures",
+        {"bval": "bval_loaded", "bvec": "bvec_loaded"},
+        {"pictures": Derivative("pictures", extension=".zip", folder="figures")},
+    ),
 )
 
 
@@ -421,7 +426,8 @@ def target(session: Session, derivative: Derivative) -> Path:
         derivative.suffix,
         derivative.extension,
     )
-    return Path(session.folder) / name
+    folder = Path(session.folder)
+    return (folder.parent / derivative.folder if derivative.folder else folder) / name
 
 
 def _from(session: Session) -> dict[str, str]:

@@ -35,6 +35,7 @@ BIDSIGNORE = """\
 *_distortion.*
 *_tractogram.trk
 *_desc-tracts_probseg.*
+figures/
 /group
 """
 
@@ -52,6 +53,8 @@ class Derivative:
     """Of a table: their descriptions go into the sidecar."""
     told: Mapping[str, str] = field(default_factory=dict)
     """Key of the sidecar -> name of a fact whose value stands there instead, where the step inferred it."""
+    folder: str = ""
+    """Folder of the session that it goes into, where that is not the one of its series."""
 
 
 def compress(source: Path, target: Path) -> Path:

@@ -7,6 +7,7 @@ that a print in grey tells them apart too.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,14 +147,18 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 }
 
 
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as name.svg, name.pdf and name.png; returns their paths.
+def encoded(figure: Figure, extension: str) -> bytes:
+    """A figure in one of `FORMATS`. Equal figures give equal bytes: no file tells its time."""
+    into = io.BytesIO()
+    with style():
+        figure.savefig(into, format=extension, metadata=_METADATA[extension])
+    return into.getvalue()
 
-    Equal figures give equal bytes: no file tells its time.
-    """
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write a figure as name.svg, name.pdf and name.png; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{extension}" for extension in FORMATS]
-    with style():
-        for path, extension in zip(paths, FORMATS, strict=True):
-            figure.savefig(path, format=extension, metadata=_METADATA[extension])
+    for path, extension in zip(paths, FORMATS, strict=True):
+        path.write_bytes(encoded(figure, extension))
     return paths
