@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from browser import chromium, open_page
 from cohort import finished, pristine
 
-__all__ = ["finished", "need_tool", "pristine", "real_data"]
+__all__ = ["chromium", "finished", "need_tool", "open_page", "pristine", "real_data"]
 
 
 @pytest.fixture(scope="session")
