@@ -255,6 +255,8 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
         "*_tractogram.trk",
         "*_desc-tracts_probseg.*",
         "/group",
+        "/sub-*.html",
+        "figures/",
     ]
     for pattern in ignored:
         assert list(cohort.out.rglob(pattern.lstrip("/"))), f"{pattern} ignores nothing"

@@ -8,6 +8,8 @@ from somite import progress, record, resources
 from somite.dataset.sessions import Session
 from somite.errors import DatasetError, Problem
 from somite.record import Record
+from somite.report import writing
+from somite.report.writing import Written
 from somite.workflows import group, participant, pool
 from somite.workflows.group import Member
 from somite.workflows.participant import Place
@@ -19,22 +21,37 @@ def limits(cores: int | None, memory_gb: float | None) -> Limits:
     return Limits(cores or resources.cores(), memory_gb or 0.9 * resources.memory_gb())
 
 
-def run_participants(place: Place, may_use: Limits, *, stop_on_first_failure: bool = False) -> list[Record]:
-    """Run every session of the plan; returns the records of those that were started or stopped by the plan.
+def run_participants(
+    place: Place, may_use: Limits, *, stop_on_first_failure: bool = False
+) -> tuple[list[Record], Written]:
+    """Run every session of the plan, and write the page of each when it has ended.
+
+    Returns the records of those that were started or stopped by the plan, and what became of the pages.
 
     Raises:
         GraphError, ToolError: as `graph.join`, before anything runs.
     """
+    pages = Written()
     stopped = [_stopped(session, place) for session in place.plan.sessions if session.errors]
     for item in stopped:
         record.write(item, place.out_dir)
+        writing.write_session(place.out_dir, item.label, pages)
     if stopped and stop_on_first_failure:
-        return stopped
+        return stopped, pages
     units = list(participant.units(place).values())
     record.write_roll(place.out_dir, {unit.label: unit.recipe for unit in units})
     with pool.interruptible(), progress.view(len(units)) as tell:
-        ran = pool.run(units, may_use, tell, stop_on_first_failure=stop_on_first_failure)
-    return stopped + ran
+
+        def listen(told: pool.Told) -> None:
+            tell(told)
+            if isinstance(told.what, Record):
+                writing.write_session(place.out_dir, told.label, pages)
+
+        ran = pool.run(units, may_use, listen, stop_on_first_failure=stop_on_first_failure)
+    records = record.read_all(place.out_dir)
+    writing.write_methods(place.out_dir, records, pages)
+    writing.remove_gone(place.out_dir, records, pages)
+    return stopped + ran, pages
 
 
 def _stopped(session: Session, place: Place) -> Record:

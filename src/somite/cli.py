@@ -76,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("out_dir", type=Path, metavar="OUT_DIR")
     status.set_defaults(command=_status)
 
+    report = commands.add_parser("report", help="make the pages of an output dataset again")
+    report.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    report.set_defaults(command=_report)
+
     diff = commands.add_parser("diff", help="say what changed between two freezes of a table")
     diff.add_argument("table_a", type=Path, metavar="TABLE_A", help="segments or results, TSV or Parquet")
     diff.add_argument("table_b", type=Path, metavar="TABLE_B")
@@ -250,7 +254,11 @@ def _run(options: argparse.Namespace) -> int:
     _say_problems(place.plan.problems)
     records: list[Record] = []
     if "participant" in options.levels:
-        records += cohort.run_participants(place, may_use, stop_on_first_failure=options.stop_on_first_crash)
+        ran, pages = cohort.run_participants(
+            place, may_use, stop_on_first_failure=options.stop_on_first_crash
+        )
+        records += ran
+        _say_problems(pages.problems)
     if "group" in options.levels:
         if options.participant_label or options.session_label:
             sys.stderr.write("warning: the tables hold only the participants and sessions asked for\n")
@@ -267,23 +275,45 @@ def _run(options: argparse.Namespace) -> int:
     return SOME_FAILED if failed or any(member.verdict != "done" for member in members) else DONE
 
 
+def _report(options: argparse.Namespace) -> int:
+    from somite.report import writing
+
+    _check_records(options.out_dir)
+    written = writing.write_all(options.out_dir.absolute())
+    _say_problems(written.problems)
+    say(
+        f"pages in {options.out_dir}: {len(written.new)} written, {written.unchanged} unchanged, "
+        f"{len(written.removed)} removed"
+    )
+    return SOME_FAILED if written.problems else DONE
+
+
 def _status(options: argparse.Namespace) -> int:
     from somite import show
 
-    if not (options.out_dir / "logs").is_dir():
-        raise DatasetError(
-            Problem(
-                "NOT_AN_OUTPUT",
-                "this folder holds no records of a run",
-                where=str(options.out_dir),
-                expected="the OUT_DIR of `somite run`",
-                do="check the path, or run the participant level first",
-            )
-        )
+    _check_records(options.out_dir)
     lines, failed = show.status(options.out_dir)
     for line in lines:
         say(line)
     return SOME_FAILED if failed else DONE
+
+
+def _check_records(out_dir: Path) -> None:
+    """Refuse a folder that is not the output of a run.
+
+    Raises:
+        DatasetError: `NOT_AN_OUTPUT`.
+    """
+    if not (out_dir / "logs").is_dir():
+        raise DatasetError(
+            Problem(
+                "NOT_AN_OUTPUT",
+                "this folder holds no records of a run",
+                where=str(out_dir),
+                expected="the OUT_DIR of `somite run`",
+                do="check the path, or run the participant level first",
+            )
+        )
 
 
 def _diff(options: argparse.Namespace) -> int:
