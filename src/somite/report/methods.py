@@ -7,7 +7,6 @@ Sessions that were treated alike are told together, with the range of what diffe
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections import Counter
@@ -60,8 +59,10 @@ class Spread:
         ends = list(dict.fromkeys(number(value, digits) for value in (min(self.values), max(self.values))))
         return " to ".join(ends)
 
-    def __str__(self) -> str:
-        return self.to(3)
+    @property
+    def count(self) -> str:
+        """The same of whole numbers."""
+        return " to ".join(dict.fromkeys(f"{value:.0f}" for value in (min(self.values), max(self.values))))
 
     @property
     def any(self) -> bool:
@@ -136,10 +137,8 @@ def environment() -> Environment:
         loader=PackageLoader("somite.report", "methods"),
         autoescape=False,
         undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
     )
-    made.filters.update(plain=plain, listed=listed, n=number)
+    made.filters.update(plain=plain, listed=listed, n=lambda value: f"{value:g}")
     return made
 
 
@@ -155,14 +154,11 @@ def listed(items: Iterable[object]) -> str:
 
 
 def _opening(records: Sequence[Record]) -> str:
-    versions = sorted({record.software.get("somite", __version__) for record in records}) or [__version__]
-    pythons = sorted({record.software["python"] for record in records if "python" in record.software})
+    versions = sorted({plain(item.software.get("somite", __version__)) for item in records}) or [__version__]
+    pythons = sorted({plain(item.software["python"]) for item in records if "python" in item.software})
     python = f" under Python {listed(pythons)}" if pythons else ""
-    return (
-        environment()
-        .get_template("opening.md.j2")
-        .render(version=listed(versions), python=python, sessions=len(records))
-    )
+    values = {"version": listed(versions), "python": python, "sessions": len(records)}
+    return " ".join(environment().get_template("opening.md.j2").render(values).split())
 
 
 def _by_step(records: Sequence[Record], acquisitions: Mapping[str, Acquisition]) -> dict[str, list[_Ran]]:
@@ -244,18 +240,24 @@ def _keys(group: str) -> list[str]:
 
 def _as_html(markdown: str, entries: Mapping[str, Reference]) -> Markup:
     """Our own Markdown as HTML: headings, paragraphs, citations; everything else is text."""
+    blocks = markdown.strip().split("\n\n")
+    return Markup("\n").join(
+        Markup("<h3>{}</h3>").format(block[3:])
+        if block.startswith("## ")
+        else Markup("<p>{}</p>").format(_with_links(block, entries))
+        for block in blocks
+    )
 
-    def link(match: re.Match[str]) -> str:
-        links = (
-            f'<a href="#ref-{slug(key)}">{html.escape(entries[key].short)}</a>' for key in _keys(match[1])
-        )
-        return f"({'; '.join(links)})"
 
-    parts = []
-    for block in markdown.strip().split("\n\n"):
-        if block.startswith("## "):
-            parts.append(f"<h3>{html.escape(block[3:])}</h3>")
+def _with_links(text: str, entries: Mapping[str, Reference]) -> Markup:
+    parts = _CITATION.split(text)  # by turns text, and the keys of a citation
+    shown = Markup()
+    for i, part in enumerate(parts):
+        if i % 2 == 0:
+            shown += re.sub(r"\\([^\w\s])", r"\1", part.replace("\\_", "_"))
             continue
-        text = _CITATION.sub(link, html.escape(block, quote=False))
-        parts.append("<p>" + re.sub(r"\\([^\w\s&;])", r"\1", text) + "</p>")
-    return Markup("\n".join(parts))
+        links = [
+            Markup('<a href="#ref-{}">{}</a>').format(slug(key), entries[key].short) for key in _keys(part)
+        ]
+        shown += Markup("({})").format(Markup("; ").join(links))
+    return shown
