@@ -1,6 +1,6 @@
 """The methods text: what ran, with its options, numbers and versions, and a citation of every method.
 
-Each step has words of its own in `methods/<step>.md.j2`, Markdown with Pandoc's citations (`[@veraart2016]`),
+Each step has words of its own in `methods/<step>.md.j2`, Markdown with Pandoc's citations (`[@veraart2016]`, or `@otsu1979` in the run of a sentence),
 and every citation is in `methods/references.bib`. Only steps that ran are told, in the order of `CHAPTERS`.
 Sessions that were treated alike are told together, with the range of what differs.
 """
@@ -45,7 +45,10 @@ CHAPTERS: Mapping[str, tuple[str, ...]] = {
     "Figures": ("pictures",),
 }
 """Chapter -> its steps, as they are told."""
-_CITATION = re.compile(r"\[((?:@[\w-]+(?:; )?)+)\]")
+_CITATION = re.compile(r"(\[@\w+(?:; @\w+)*\]|(?<![\\\w])@\w+)")
+
+
+_LINK = Markup('<a href="#ref-{}">{}</a>')
 
 
 @dataclass(frozen=True)
@@ -234,8 +237,9 @@ def _version(group: Sequence[_Ran], name: str) -> str:
     return listed(sorted({one.step.versions[name] for one in group if name in one.step.versions}))
 
 
-def _keys(group: str) -> list[str]:
-    return [key.strip().removeprefix("@") for key in group.split(";")]
+def _keys(citation: str) -> list[str]:
+    """The keys of `[@a; @b]`, or of `@a` in the run of a sentence."""
+    return [key.strip().removeprefix("@") for key in citation.strip("[]").split(";")]
 
 
 def _as_html(markdown: str, entries: Mapping[str, Reference]) -> Markup:
@@ -256,8 +260,10 @@ def _with_links(text: str, entries: Mapping[str, Reference]) -> Markup:
         if i % 2 == 0:
             shown += re.sub(r"\\([^\w\s])", r"\1", part.replace("\\_", "_"))
             continue
-        links = [
-            Markup('<a href="#ref-{}">{}</a>').format(slug(key), entries[key].short) for key in _keys(part)
-        ]
-        shown += Markup("({})").format(Markup("; ").join(links))
+        cited = [entries[key] for key in _keys(part)]
+        if part.startswith("["):
+            links = [_LINK.format(slug(entry.key), entry.short) for entry in cited]
+            shown += Markup("({})").format(Markup("; ").join(links))
+        else:
+            shown += _LINK.format(slug(cited[0].key), cited[0].in_text)
     return shown

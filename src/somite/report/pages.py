@@ -37,7 +37,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(cut=cut, slug=slug, number=number, base_names=base_names)
+    made.filters.update(cut=cut, slug=slug, number=number, base_names=base_names, beyond=beyond)
     return made
 
 
@@ -119,6 +119,12 @@ def cut(text: object, limit: int = 60) -> Markup:
         return escape(whole)
     short = whole[: limit - 1].rstrip() + "…"
     return Markup('<span title="{}">{}</span>').format(whole, short)
+
+
+def beyond(text: str, other: str) -> str:
+    """The sentences of a text that the other lacks: of two captions that say mostly the same."""
+    known = set(re.split(r"(?<=[.]) ", other))
+    return " ".join(part for part in re.split(r"(?<=[.]) ", text) if part not in known)
 
 
 def slug(text: object) -> str:

@@ -36,9 +36,17 @@ class Reference:
     @property
     def short(self) -> str:
         """`Veraart et al., 2016`."""
+        return f"{self._who}, {self.fields['year']}"
+
+    @property
+    def in_text(self) -> str:
+        """`Veraart et al. (2016)`."""
+        return f"{self._who} ({self.fields['year']})"
+
+    @property
+    def _who(self) -> str:
         families = [name.partition(",")[0] for name in self.authors]
-        who = families[0] if len(families) == 1 else " and ".join(families[:2])
-        return f"{who if len(families) < 3 else families[0] + ' et al.'}, {self.fields['year']}"
+        return " and ".join(families) if len(families) < 3 else f"{families[0]} et al."
 
     @property
     def in_words(self) -> str:
