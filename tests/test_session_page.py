@@ -37,7 +37,7 @@ def column(tab: Tab, index: int) -> list[str]:
 def test_it_opens_from_disk_without_a_complaint(open_page: Open, page: Path) -> None:
     tab = open_page(page)
     text = tab.page.inner_text("body")
-    for words in ("37 volumes", "look at this", "region of motion", "MP-PCA", "Veraart", "ab" * 32):
+    for words in ("37 volumes", "Look at this", "region of motion", "MP-PCA", "Veraart", "ab" * 32):
         assert words in text
     assert "/home/somebody" not in tab.page.content()
     assert tab.page.locator("img").count() == 4
@@ -227,7 +227,7 @@ def test_a_failed_session_says_why_and_what_to_do(open_page: Open, tmp_path: Pat
     session_page.write(tmp_path, made)
     tab = open_page(tmp_path / "sub-02.html")
     summary = tab.page.inner_text("#summary")
-    for words in ("failed in denoise", "the image cannot be read", "copy it again", "sub-02_dwi.nii.gz"):
+    for words in ("failed in denoise", "The image cannot be read", "copy it again", "sub-02_dwi.nii.gz"):
         assert words in summary
     states = tab.page.locator("#steps-table tbody td:nth-child(2)").all_inner_texts()
     assert states == ["done", "failed", "not reached"]

@@ -35,10 +35,9 @@ BIDSIGNORE = """\
 *_distortion.*
 *_tractogram.trk
 *_desc-tracts_probseg.*
-figures/
+figures
 /group
 /sub-*.html
-figures/
 """
 
 

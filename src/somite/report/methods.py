@@ -1,8 +1,9 @@
 """The methods text: what ran, with its options, numbers and versions, and a citation of every method.
 
-Each step has words of its own in `methods/<step>.md.j2`, Markdown with Pandoc's citations (`[@veraart2016]`, or `@otsu1979` in the run of a sentence),
-and every citation is in `methods/references.bib`. Only steps that ran are told, in the order of `CHAPTERS`.
-Sessions that were treated alike are told together, with the range of what differs.
+Each step has words of its own in `methods/<step>.md.j2`, Markdown with Pandoc's citations
+(`[@veraart2016]`, or `@otsu1979` in the run of a sentence), and every citation is in
+`methods/references.bib`. Only steps that ran are told, in the order of `CHAPTERS`. Sessions that were treated
+alike are told together, with the range of what differs.
 """
 
 from __future__ import annotations
