@@ -30,7 +30,7 @@ from somite.metrics import METRICS
 from somite.quality import shells as volumes_by_shell
 from somite.registry import Bval, Bvec, Context, Dwi, Labels, LabelTable, Mask, Scan, StepConfig, step
 from somite.report import preprocessing, session_maps, session_plots
-from somite.report.album import Picture, unmade, write_album
+from somite.report.album import Picture, unmade, within, write_album
 from somite.report.anatomy import Anatomy
 from somite.report.outlines import key_of
 from somite.report.preprocessing import Asked, line_through, shots_of
@@ -164,8 +164,8 @@ def segment_pictures(
         return
     scene = scene_of(session.grid, drawn > 0, drawn, config.planes.counts(), _AROUND_LABELS_MM)
     backdrops = [
-        session_maps.volume_backdrop("b0", "b=0", scene, b0),
-        session_maps.volume_backdrop("fa", "FA", scene, np.where(session.inside, fa, 0), "b0"),
+        session_maps.signal_backdrop(scene, b0),
+        session_maps.fa_backdrop(scene, np.where(session.inside, fa, 0)),
     ]
     if anatomy is None:
         why = "The session has no anatomical image among its inputs: segments are shown on b=0 and FA."
@@ -252,7 +252,7 @@ def run(
         *session_plots.profiles(read_rows(profiles), read_rows(reference), config.zones),
     ]
     context.numbers["pictures"] = float(sum(bool(one.files) for one in pictures))
-    return write_album(context.folder / "pictures.zip", pictures)
+    return write_album(context.folder / "pictures.zip", within(pictures))
 
 
 def read_session(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from matplotlib.figure import Figure
 
 from somite.report import style
+from somite.report.canvas import smaller
 
 Section = Literal["scheme", "preprocessing", "motion", "noise", "maps", "segments", "profiles"]
 SECTIONS: tuple[Section, ...] = get_args(Section)
@@ -47,6 +48,29 @@ def unmade(name: str, section: Section, title: str, why: str) -> Picture:
 def rendered(figure: Figure, name: str) -> dict[str, bytes]:
     """A figure as SVG, PDF and PNG: file name -> contents."""
     return {f"{name}.{extension}": style.encoded(figure, extension) for extension in style.FORMATS}
+
+
+LIMIT_BYTES = 3_000_000
+_SMALLER = ((256, 1.0), (64, 1.0), (64, 0.7), (32, 0.5), (16, 0.35))
+"""Colours, and size, of pictures of slices that would be too many bytes together: the first that suffices."""
+
+
+def within(pictures: Sequence[Picture], limit_bytes: int = LIMIT_BYTES) -> list[Picture]:
+    """The pictures in no more than so many bytes: those of slices, all alike, with fewer colours or smaller.
+
+    Plots stay as they are, and the pictures of the last stage stay though they be too large.
+    """
+    made = list(pictures)
+    for colours, scale in _SMALLER:
+        if sum(len(data) for one in made for data in one.files.values()) <= limit_bytes:
+            break
+        made = [
+            replace(one, files={name: smaller(data, colours, scale) for name, data in one.files.items()})
+            if len(one.files) == 1
+            else one
+            for one in pictures
+        ]
+    return made
 
 
 def index_text(pictures: Iterable[Picture]) -> str:

@@ -93,6 +93,12 @@ class Sheet:
     """Panels that a row has room for at least."""
 
 
+def greys(values: NDArray[Any], limits: Window) -> Pixels:
+    """A signal (rows, columns) as greys (rows, columns, 3), by its square root: dark tissue beside fluid."""
+    part = np.clip((np.asarray(values, np.float64) - limits[0]) / (limits[1] - limits[0]), 0, 1)
+    return coloured(np.sqrt(part), (0.0, 1.0))
+
+
 def coloured(values: NDArray[Any], limits: Window, colours: str = "gray") -> Pixels:
     """Values (rows, columns) as colours (rows, columns, 3); dark grey where there is none (NaN)."""
     scaled = (np.asarray(values, np.float64) - limits[0]) / (limits[1] - limits[0])
@@ -163,7 +169,7 @@ def draw(sheet: Sheet) -> bytes:
         )
     with style.style():
         figure = style.new_figure(width / _DPI, height / _DPI, layout="none", dpi=_DPI, facecolor="black")
-        figure.figimage(canvas, resize=False)
+        figure.figimage(canvas, resize=False, zorder=-1)
         axes = figure.add_axes((0, 0, 1, 1), frameon=False, xlim=(0, width), ylim=(height, 0))
         axes.set_axis_off()
         for one in places:
@@ -184,7 +190,7 @@ def _draw_outlines(axes: Any, place: _Place) -> None:
         axes.add_collection(LineCollection(lines, colors="black", linewidths=2.0, alpha=0.55))
         axes.add_collection(LineCollection(lines, colors=one.colour, linewidths=1.1, linestyles=[one.line]))
     for one, (x, y) in _label_places(place, by_voxel):
-        axes.text(x, y, one.label, color=one.colour, fontsize=7, ha="center", va="center", path_effects=_HALO)
+        axes.text(x, y, one.label, color="white", fontsize=7, ha="center", va="center", path_effects=_HALO)
 
 
 def _label_places(
@@ -252,20 +258,30 @@ def _draw_bar(figure: Figure, bar: Bar, width: int, height: int, panels_height: 
 
 
 def png(figure: Figure) -> bytes:
-    """A drawn figure as PNG of few bytes: grey where all of it is grey, else 256 colours."""
+    """A drawn figure as PNG of few bytes."""
     canvas: Any = figure.canvas
     with style.style():
         canvas.draw()
     return png_of(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
-def png_of(pixels: Pixels, *, all_colours: bool = False) -> bytes:
-    """Pixels (rows, columns, 3) as PNG; more than 256 colours become 256 unless all are asked for."""
+def png_of(pixels: Pixels) -> bytes:
+    """Pixels (rows, columns, 3) as PNG, nothing lost: one channel where all of them are grey."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     if not np.ptp(pixels, axis=2).any():
         image = image.convert("L")
-    elif not all_colours:
-        image = image.quantize(256, dither=Image.Dither.NONE)
     into = io.BytesIO()
-    image.save(into, format="PNG", optimize=True)
+    image.save(into, format="PNG", compress_level=6)
+    return into.getvalue()
+
+
+def smaller(data: bytes, colours: int, scale: float) -> bytes:
+    """A PNG with so many colours at most, none mixed with another, and its sides scaled."""
+    image: Image.Image = Image.open(io.BytesIO(data))
+    if scale < 1:
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        image = image.resize(size, Image.Resampling.BOX)
+    image = image.quantize(colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    into = io.BytesIO()
+    image.save(into, format="PNG", compress_level=6)
     return into.getvalue()

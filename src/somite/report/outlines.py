@@ -21,7 +21,7 @@ _LINE_NAMES = (
     ("right: dashed", "R"),
     ("midline: dotted", "midline"),
 )
-_PALEST = 0.65
+_PALEST = 0.55
 
 
 @dataclass(frozen=True)

@@ -172,8 +172,8 @@ def motion(columns: Columns, is_b0: NDArray[np.bool_]) -> Figure:
             for (name, words), look in zip(trace.columns, _AXES, strict=False):
                 shown = columns[name]
                 axes.plot(volumes[: len(shown)], shown, look.line, color=look.colour, lw=1.2, label=words)
-            for volume in volumes[is_b0]:
-                axes.axvline(volume, color="#dddddd", lw=3, zorder=-1)
+            at_b0 = volumes[is_b0]
+            axes.vlines(at_b0, 0, 1, color="#dddddd", lw=3, zorder=-1, transform=axes.get_xaxis_transform())
             axes.set_ylabel(trace.label)
             if len(trace.columns) > 1:
                 axes.legend(loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=2)

@@ -72,10 +72,15 @@ class Scene:
             )
         return tuple(made)
 
-    def drawing(self, volume: Volume, limits: Window, colours: str = "gray") -> Draw:
-        """Pixels of a volume (i, j, k) of the whole grid."""
+    def drawing(self, volume: Volume, limits: Window, colours: str) -> Draw:
+        """Colours of the values of a volume (i, j, k) of the whole grid."""
         part = volume[self.box]
         return lambda cut: canvas.coloured(self.view.take(part, cut), limits, colours)
+
+    def greys(self, volume: Volume, limits: Window) -> Draw:
+        """Greys of the signal of a volume (i, j, k) of the whole grid."""
+        part = volume[self.box]
+        return lambda cut: canvas.greys(self.view.take(part, cut), limits)
 
 
 def scene_of(
@@ -165,8 +170,9 @@ def before_and_after(
             about.section,
             f"{about.title}: {moment}",
             f"{about.alt}, {name}",
-            f"{about.caption} Here {name}; both pictures have the same slices and greys.",
+            f"{about.caption} Here {name}; both pictures have the same slices and greys (by "
+            "the square root of the signal).",
         )
         pair = f"{about.name}-before" if moment == "after" else None
-        made.append(picture(own, scene, scene.panels(scene.drawing(volume, limits)), pair=pair))
+        made.append(picture(own, scene, scene.panels(scene.greys(volume, limits)), pair=pair))
     return made

@@ -18,6 +18,7 @@ from somite.report.scene import About, Draw, Scene, Volume, map_picture, picture
 from somite.report.slices import PLANES, Cut, window
 
 _FA = (0.0, 1.0)
+_FA_GREYS = (0.0, 0.8)
 _MD = (0.0, 3.0)
 
 
@@ -86,16 +87,21 @@ class Backdrop:
     """Name of the backdrop that it takes turns with."""
 
 
-def volume_backdrop(name: str, title: str, scene: Scene, volume: Volume, pair: str = "") -> Backdrop:
-    """A volume (i, j, k) of the series' grid in greys."""
-    return Backdrop(name, title, scene.drawing(volume, window(scene.seen(volume))), pair)
+def signal_backdrop(scene: Scene, b0: Volume) -> Backdrop:
+    """The mean b=0 volume (i, j, k)."""
+    return Backdrop("b0", "b=0", scene.greys(b0, window(scene.seen(b0))))
+
+
+def fa_backdrop(scene: Scene, fa: Volume) -> Backdrop:
+    """FA (i, j, k), to take turns with b=0."""
+    return Backdrop("fa", "FA", scene.drawing(fa, _FA_GREYS, "gray"), "b0")
 
 
 def anatomy_backdrop(scene: Scene, anatomy: Anatomy) -> Backdrop:
     """The anatomy in the slices of the scene."""
     slices = {cut: anatomy.slice(scene.view, cut) for cut in scene.cuts}
     limits = window(np.concatenate([one.ravel() for one in slices.values()]))
-    return Backdrop("anatomy", "the anatomy", lambda cut: canvas.coloured(slices[cut], limits))
+    return Backdrop("anatomy", "the anatomy", lambda cut: canvas.greys(slices[cut], limits))
 
 
 def segments(

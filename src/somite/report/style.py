@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 OKABE_ITO: Mapping[str, str] = MappingProxyType(
     {
@@ -105,7 +106,8 @@ RC: Mapping[Any, Any] = MappingProxyType(
         # Letters are drawn as paths: nothing depends on a font of the reader's machine.
         "svg.fonttype": "path",
         "svg.hashsalt": "somite",
-        "pdf.fonttype": 42,
+        # Letters of a PDF are outlines as well, and no font has to be cut to size.
+        "pdf.fonttype": 3,
     }
 )
 """Settings of matplotlib, on top of its own defaults and of nobody's file."""
@@ -147,10 +149,18 @@ _METADATA: Mapping[str, dict[str, Any]] = {
 }
 
 
+def settle(figure: Figure) -> None:
+    """Lay a figure out, once: each format would do it again, and move everything by a hair."""
+    if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+
+
 def encoded(figure: Figure, extension: str) -> bytes:
     """A figure in one of `FORMATS`. Equal figures give equal bytes: no file tells its time."""
     into = io.BytesIO()
     with style():
+        settle(figure)
         figure.savefig(into, format=extension, metadata=_METADATA[extension])
     return into.getvalue()
 
