@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from somite.report import style
-from somite.report.slices import Marks
+from somite.report.slices import Greys, Marks
 
 WIDTH = 1080
 """Pixels of the widest row."""
@@ -47,6 +47,10 @@ class Outline:
     line: Any = "-"
     label: str = ""
     """A few letters that stand at the segment."""
+    at: tuple[float, float] = (0.0, 0.0)
+    """x and y of the point of the segment that lies deepest in it."""
+    depth: float = 0.0
+    """How deep it lies: distance to the border, voxels."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,11 @@ class Sheet:
     """Panels that a row has room for at least."""
 
 
-def greys(values: NDArray[Any], limits: Window) -> Pixels:
-    """A signal (rows, columns) as greys (rows, columns, 3), by its square root: dark tissue beside fluid."""
-    part = np.clip((np.asarray(values, np.float64) - limits[0]) / (limits[1] - limits[0]), 0, 1)
-    return coloured(np.sqrt(part), (0.0, 1.0))
+def grey(values: NDArray[Any], greys: Greys) -> Pixels:
+    """A signal (rows, columns) as greys (rows, columns, 3)."""
+    low, high = greys.limits
+    part = np.clip((np.asarray(values, np.float64) - low) / (high - low), 0, 1)
+    return coloured(part**greys.power, (0.0, 1.0))
 
 
 def coloured(values: NDArray[Any], limits: Window, colours: str = "gray") -> Pixels:
@@ -200,13 +205,13 @@ def _label_places(
     for one in place.panel.outlines:
         if not one.label:
             continue
-        largest = max(one.polygons, key=lambda polygon: np.ptp(polygon, 0).prod()) * by_voxel
-        low, high = largest.min(0), largest.max(0)
-        x, y = (low + high) / 2
-        need = 5 + 5 * len(one.label)
-        if min(high - low) < max(need, 14):
+        x, y = one.at * by_voxel
+        need = 4 + 3 * len(one.label)
+        if one.depth * by_voxel.min() < need:
+            corners = np.concatenate([p for p in one.polygons if _holds(p, one.at)] or one.polygons)
             outward = 1 if x > place.width / 2 else -1
-            x = (high[0] if outward > 0 else low[0]) + outward * need / 2
+            edge = corners[:, 0].max() if outward > 0 else corners[:, 0].min()
+            x = edge * by_voxel[0] + outward * need
         yield (
             one,
             (
@@ -214,6 +219,11 @@ def _label_places(
                 float(np.clip(y, 7, place.height - 7)) + place.y,
             ),
         )
+
+
+def _holds(polygon: NDArray[np.int_], at: tuple[float, float]) -> bool:
+    """Whether a point lies in the box around a polygon."""
+    return bool((polygon.min(0) <= at).all() and (at <= polygon.max(0)).all())
 
 
 _HALO = [withStroke(linewidth=2, foreground="black")]

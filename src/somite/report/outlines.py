@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib.colors
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
 
 from somite.report import style
 from somite.report.canvas import Entry, Outline
@@ -53,10 +54,11 @@ class Key:
             place = (self.number(label), side)
             if count > named.get(place, (0, 0))[0]:
                 named[place] = (count, len(made))
-            polygons = outline(labels == label.index)
-            made.append(Outline(polygons, self.colour(label), _DASHES[side]))
+            mask = labels == label.index
+            (x, y), depth = deepest(mask)
+            made.append(Outline(outline(mask), self.colour(label), _DASHES[side], at=(x, y), depth=depth))
         shown = {where: str(number) for (number, _), (_, where) in named.items()}
-        return [Outline(one.polygons, one.colour, one.line, shown.get(i, "")) for i, one in enumerate(made)]
+        return [replace(one, label=shown.get(i, "")) for i, one in enumerate(made)]
 
     def legend(self, slices: Iterable[NDArray[np.integer[Any]]]) -> list[Entry]:
         """What the colours, numbers and lines mean, of the labels that some slices show."""
@@ -83,6 +85,13 @@ def key_of(table: Sequence[Label], left_out: Sequence[str] = ()) -> Key:
         part = levels.index(level) / max(len(levels) - 1, 1) * _PALEST
         colours[region, level] = paler(by_region[region], part)
     return Key(labels, {place: i for i, place in enumerate(places, start=1)}, colours)
+
+
+def deepest(mask: NDArray[np.bool_]) -> tuple[tuple[float, float], float]:
+    """x and y of the pixel that lies deepest in a mask (rows, columns), and how deep, pixels."""
+    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), mask.shape)
+    return (float(column) + 0.5, float(row) + 0.5), float(depth.max()) - 0.5
 
 
 def paler(colour: str, part: float) -> str:

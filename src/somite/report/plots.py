@@ -6,6 +6,7 @@ Every function returns a figure in the one style; `style.save` writes it.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ def projected(directions: Floats) -> Floats:
 
 
 def gradient_sphere(given: Gradients, corrected: Gradients | None, shell_of: NDArray[np.int_]) -> Figure:
-    """Directions of the weighted volumes on the upper and the lower half of the sphere, seen from above.
+    """Directions of the weighted volumes on the upper and the lower half of the sphere, seen from the feet.
 
     Args:
         given: directions in world axes.
@@ -63,6 +64,7 @@ def gradient_sphere(given: Gradients, corrected: Gradients | None, shell_of: NDA
         looks = shell_looks(np.unique(shell_of).tolist())
         for axes, sign, name in zip(halves, (1, -1), ("superior", "inferior"), strict=True):
             _disc(axes)
+            turn = (-1, 1)  # the right is on the left, as in the slices
             up = given.bvecs[:, 2] * sign >= 0 if sign > 0 else given.bvecs[:, 2] < 0
             count = int((up & (shell_of > 0)).sum())
             axes.set_title(f"{name} half, n = {count} directions")
@@ -70,10 +72,10 @@ def gradient_sphere(given: Gradients, corrected: Gradients | None, shell_of: NDA
                 here = up & (shell_of == b)
                 if b == 0 or not here.any():
                     continue
-                at = projected(given.bvecs[here] * (1, 1, sign))
+                at = projected(given.bvecs[here] * (1, 1, sign)) * turn
                 axes.scatter(*at.T, s=22, color=look.colour, marker=look.marker, linewidths=0)
                 if corrected is not None:
-                    after = projected(corrected.bvecs[here] * (1, 1, sign))
+                    after = projected(corrected.bvecs[here] * (1, 1, sign)) * turn
                     axes.scatter(
                         *after.T, s=52, marker=look.marker, facecolors="none", edgecolors="black", lw=0.7
                     )
@@ -95,7 +97,7 @@ def _legend_of_shells(
                 [], [], ls="", marker="o", mfc="none", color="black", ms=6, label="turned with the volumes"
             )
         )
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
 def _disc(axes: Axes) -> None:
@@ -109,7 +111,7 @@ def _disc(axes: Axes) -> None:
     for azimuth in np.arange(0, np.pi, np.pi / 6):
         ends = np.array([-1, 1])
         axes.plot(ends * np.cos(azimuth), ends * np.sin(azimuth), color="#cccccc", lw=0.6, zorder=0)
-    for x, y, letter in ((-1.1, 0, "L"), (1.1, 0, "R"), (0, 1.1, "A"), (0, -1.1, "P")):
+    for x, y, letter in ((-1.1, 0, "R"), (1.1, 0, "L"), (0, 1.1, "A"), (0, -1.1, "P")):
         axes.text(x, y, letter, ha="center", va="center")
     axes.set_aspect("equal")
     axes.set_xlim(-1.2, 1.2)
@@ -175,6 +177,8 @@ def motion(columns: Columns, is_b0: NDArray[np.bool_]) -> Figure:
             at_b0 = volumes[is_b0]
             axes.vlines(at_b0, 0, 1, color="#dddddd", lw=3, zorder=-1, transform=axes.get_xaxis_transform())
             axes.set_ylabel(trace.label)
+            if trace.label == "lost slices":
+                axes.set_ylim(0, max(1.0, 1.1 * float(np.nanmax(columns["lost_slices"]))))
             if len(trace.columns) > 1:
                 axes.legend(loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=2)
         rows[0].set_title(f"n = {len(is_b0)} volumes; grey: b=0")
@@ -321,6 +325,9 @@ def _draw_profile(axes: Axes, panel: ProfilePanel) -> None:
         voxels = one.n_voxels[known]
         counts.append(f"{name}: {voxels.min():g}-{voxels.max():g}")
     axes.set_title(f"{panel.title}\nn {', '.join(counts)}", fontsize=8)
+    if not any(np.isfinite(one.value).any() for one in panel.sides):
+        why = textwrap.fill(panel.sides[0].reason[:120] or "no value", 26)
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=6)
 
 
 def _legend_of_sides(figure: Figure, panels: Sequence[ProfilePanel]) -> None:

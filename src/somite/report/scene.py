@@ -13,7 +13,7 @@ from somite.images import Grid
 from somite.report import canvas
 from somite.report.album import Picture, Section
 from somite.report.canvas import Bar, Entry, Outline, Panel, Pixels, Sheet, Window
-from somite.report.slices import Box, Cut, Plane, View, box_around, chosen, cropped, window
+from somite.report.slices import Box, Cut, Greys, Plane, View, box_around, chosen, cropped, greys_of
 
 Volume = NDArray[np.floating[Any]]
 Draw = Callable[[Cut], Pixels]
@@ -77,10 +77,10 @@ class Scene:
         part = volume[self.box]
         return lambda cut: canvas.coloured(self.view.take(part, cut), limits, colours)
 
-    def greys(self, volume: Volume, limits: Window) -> Draw:
+    def greys(self, volume: Volume, greys: Greys) -> Draw:
         """Greys of the signal of a volume (i, j, k) of the whole grid."""
         part = volume[self.box]
-        return lambda cut: canvas.greys(self.view.take(part, cut), limits)
+        return lambda cut: canvas.grey(self.view.take(part, cut), greys)
 
 
 def scene_of(
@@ -162,7 +162,7 @@ def before_and_after(
         after: volume (i, j, k).
         words: what each of the two is called.
     """
-    limits = window(scene.seen(before))
+    greys = greys_of(scene.seen(before))
     made = []
     for volume, moment, name in zip((before, after), ("before", "after"), words, strict=True):
         own = About(
@@ -170,9 +170,8 @@ def before_and_after(
             about.section,
             f"{about.title}: {moment}",
             f"{about.alt}, {name}",
-            f"{about.caption} Here {name}; both pictures have the same slices and greys (by "
-            "the square root of the signal).",
+            f"{about.caption} Here {name}; both pictures have the same slices and greys.",
         )
         pair = f"{about.name}-before" if moment == "after" else None
-        made.append(picture(own, scene, scene.panels(scene.greys(volume, limits)), pair=pair))
+        made.append(picture(own, scene, scene.panels(scene.greys(volume, greys)), pair=pair))
     return made

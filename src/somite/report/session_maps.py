@@ -15,7 +15,7 @@ from somite.report.anatomy import Anatomy
 from somite.report.canvas import Panel
 from somite.report.outlines import Key
 from somite.report.scene import About, Draw, Scene, Volume, map_picture, picture
-from somite.report.slices import PLANES, Cut, window
+from somite.report.slices import PLANES, Cut, greys_of, window
 
 _FA = (0.0, 1.0)
 _FA_GREYS = (0.0, 0.8)
@@ -45,7 +45,9 @@ def noise(
         "noise-residual", "noise", "Residual of the tensor fit", "Map of the residual of the tensor fit",
         "Root mean square of what the fit leaves, over the signal at b=0, in the mask.",
     )  # fmt: skip
-    yield map_picture(about, scene, left, (0.0, window(scene.seen(left))[1]), "cividis", "residual (% of S0)")
+    yield map_picture(
+        about, scene, left, (0.0, window(scene.seen(left), 0, 95)[1]), "cividis", "residual (% of S0)"
+    )
 
 
 def colour_fa(direction: Volume, fa: Volume) -> NDArray[np.uint8]:
@@ -89,7 +91,7 @@ class Backdrop:
 
 def signal_backdrop(scene: Scene, b0: Volume) -> Backdrop:
     """The mean b=0 volume (i, j, k)."""
-    return Backdrop("b0", "b=0", scene.greys(b0, window(scene.seen(b0))))
+    return Backdrop("b0", "b=0", scene.greys(b0, greys_of(scene.seen(b0))))
 
 
 def fa_backdrop(scene: Scene, fa: Volume) -> Backdrop:
@@ -100,8 +102,8 @@ def fa_backdrop(scene: Scene, fa: Volume) -> Backdrop:
 def anatomy_backdrop(scene: Scene, anatomy: Anatomy) -> Backdrop:
     """The anatomy in the slices of the scene."""
     slices = {cut: anatomy.slice(scene.view, cut) for cut in scene.cuts}
-    limits = window(np.concatenate([one.ravel() for one in slices.values()]))
-    return Backdrop("anatomy", "the anatomy", lambda cut: canvas.greys(slices[cut], limits))
+    greys = greys_of(np.concatenate([one.ravel() for one in slices.values()]))
+    return Backdrop("anatomy", "the anatomy", lambda cut: canvas.grey(slices[cut], greys))
 
 
 def segments(

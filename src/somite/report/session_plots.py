@@ -33,7 +33,7 @@ def scheme(given: Gradients, corrected: Gradients, shell_of: NDArray[np.int_]) -
     if (shell_of > 0).any():
         turned = None if np.array_equal(given.bvecs, corrected.bvecs) else corrected
         figure = plots.gradient_sphere(given, turned, shell_of)
-        words = "Directions of the gradients in world axes, on both halves of the sphere seen from above."
+        words = "Directions of the gradients in world axes, on both halves of the sphere seen from the feet."
         if turned is not None:
             words += " Rings: as turned with the volumes when motion was corrected."
         yield _plotted(

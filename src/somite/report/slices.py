@@ -217,6 +217,27 @@ def window(values: NDArray[Any], low: float = 1.0, high: float = 99.5) -> tuple[
     return (bottom, top) if top > bottom else (bottom, bottom + 1.0)
 
 
+@dataclass(frozen=True)
+class Greys:
+    """How a signal becomes greys: limits of black and white, and the power between them."""
+
+    limits: tuple[float, float]
+    power: float = 1.0
+
+
+_MIDDLE_GREY = 0.45
+_LEAST_POWER = 0.35
+
+
+def greys_of(values: NDArray[Any]) -> Greys:
+    """Greys for a signal (n,): where most of it is dark beside fluid, a power brings its median up."""
+    limits = window(values)
+    above = values[np.isfinite(values) & (values > limits[0])]
+    middle = (float(np.median(above)) - limits[0]) / (limits[1] - limits[0]) if above.size else 1.0
+    power = math.log(_MIDDLE_GREY) / math.log(middle) if 0 < middle < _MIDDLE_GREY else 1.0
+    return Greys(limits, max(power, _LEAST_POWER))
+
+
 def outline(mask: NDArray[np.bool_]) -> list[NDArray[np.int_]]:
     """The border of a mask (rows, columns) as closed polygons (n, 2) of corners x, y, the last as the first.
 
