@@ -1,4 +1,4 @@
-"""The album of a session: what is there is a picture, what is not is told in words, equal bytes every time."""
+"""The album of a session: what is there is a picture, what is not is told in words, the same bytes always."""
 
 from __future__ import annotations
 

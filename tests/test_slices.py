@@ -179,7 +179,7 @@ def test_a_drawn_outline_is_where_the_segment_is_and_at_its_true_proportions() -
     np.testing.assert_allclose(panel.width_mm / panel.height_mm, 60 / 40)
     places, _, _ = canvas.laid_out([panel], 1)
     assert places[0].width / places[0].height == pytest.approx(1.5, rel=0.01)
-    # The affine turns the first axis to the left: index 20 to 24 lies left of the middle of the body, so right
+    # The affine turns the first axis to the left: index 20 to 24 lies left of the middle of the body: right
     # of the middle of the picture, whose columns are the indices themselves.
     yellow = np.argwhere((pixels[..., 0] > 150) & (pixels[..., 1] > 150) & (pixels[..., 2] < 120))
     scale = places[0].width / 30, places[0].height / 40
