@@ -1,4 +1,4 @@
-"""The album of a session: what is there is a picture, what is not is told in words, the same bytes always."""
+"""The album of a session: what is there is a picture, what is not is told in words; equal bytes each time."""
 
 from __future__ import annotations
 
@@ -143,9 +143,7 @@ def test_what_a_session_lacks_is_told_in_words(tmp_path: Path) -> None:
     assert set(words) == {"susceptibility", "segments", "profiles"}
     assert "opposite phase encoding" in words["susceptibility"]
     assert "no label image" in words["segments"]
-    assert all(
-        text.endswith(".") and one["alt"] for text, one in zip(words.values(), index.values(), strict=False)
-    )
+    assert all(text.endswith(".") and index[name]["alt"] for name, text in words.items())
 
 
 def test_every_section_is_there_and_every_file_is_in_the_album(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from cohort import FAST, SOMITE, Cohort, call
 from fakes import put_script
 
-STEPS = 14
+STEPS = 15
 """Steps of a session."""
 TRACK = "track: {method: deterministic, seeds_per_voxel: 1}\n"
 EVERYTHING = 4 * STEPS + 3
@@ -71,8 +71,8 @@ def test_touched_and_copied_inputs_execute_nothing(cohort: Cohort, tmp_path: Pat
 def test_an_option_reruns_its_step_and_what_follows_and_back_again_nothing(cohort: Cohort) -> None:
     cohort.set(FAST + "tensor: {method: ols}\n")
     changed = cohort.run()
-    assert changed.steps == (4 * 6 + 3, EVERYTHING - 27, 0)
-    follow = {"tensor", "gradient_orientation", "qc", "profile", "roi", "derived"}
+    assert changed.steps == (4 * 7 + 3, EVERYTHING - 31, 0)
+    follow = {"tensor", "gradient_orientation", "qc", "profile", "roi", "derived", "pictures"}
     assert follow | {"table", "reference", "qc_table"} == {
         line.split()[1] for line in changed.out.splitlines() if " (" in line and " s)" in line
     }

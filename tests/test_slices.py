@@ -158,6 +158,15 @@ def test_windows_know_nothing_of_nan() -> None:
     assert shown[0, 1].tolist() not in ([0, 0, 0], [255, 255, 255])
 
 
+def test_greys_show_dark_tissue_beside_fluid_and_outlines_on_bright_tissue() -> None:
+    fluid = np.concatenate([np.full(900, 50.0), np.full(100, 1000.0), np.zeros(50)])
+    dark = slices.greys_of(fluid)
+    assert dark.power < 1
+    assert 90 < canvas.grey(np.array([[50.0]]), dark)[0, 0, 0] < 140
+    bright = slices.greys_of(np.concatenate([np.full(900, 100.0), np.full(100, 0.0)]))
+    assert canvas.grey(np.array([[100.0]]), bright)[0, 0, 0] < 170
+
+
 def picture_of(grid: Grid, labels: np.ndarray, table: tuple[Label, ...]) -> tuple[np.ndarray, canvas.Panel]:
     scene = scene_of(grid, np.ones(grid.shape, bool), labels, {"axial": 1}, 0)
     key = key_of(table)
@@ -179,8 +188,8 @@ def test_a_drawn_outline_is_where_the_segment_is_and_at_its_true_proportions() -
     np.testing.assert_allclose(panel.width_mm / panel.height_mm, 60 / 40)
     places, _, _ = canvas.laid_out([panel], 1)
     assert places[0].width / places[0].height == pytest.approx(1.5, rel=0.01)
-    # The affine turns the first axis to the left: index 20 to 24 lies left of the middle of the body: right
-    # of the middle of the picture, whose columns are the indices themselves.
+    # The affine turns the first axis to the left: index 20 to 24 lies left of the middle of the body, so on
+    # the right of the picture, whose columns are the indices themselves.
     yellow = np.argwhere((pixels[..., 0] > 150) & (pixels[..., 1] > 150) & (pixels[..., 2] < 120))
     scale = places[0].width / 30, places[0].height / 40
     low, high = yellow.min(0), yellow.max(0)

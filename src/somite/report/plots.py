@@ -178,7 +178,8 @@ def motion(columns: Columns, is_b0: NDArray[np.bool_]) -> Figure:
             axes.vlines(at_b0, 0, 1, color="#dddddd", lw=3, zorder=-1, transform=axes.get_xaxis_transform())
             axes.set_ylabel(trace.label)
             if trace.label == "lost slices":
-                axes.set_ylim(0, max(1.0, 1.1 * float(np.nanmax(columns["lost_slices"]))))
+                most = max(1.0, float(np.nanmax(columns["lost_slices"])))
+                axes.set_ylim(-0.1 * most, 1.1 * most)
             if len(trace.columns) > 1:
                 axes.legend(loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=2)
         rows[0].set_title(f"n = {len(is_b0)} volumes; grey: b=0")

@@ -64,7 +64,7 @@ class Shots:
 
 
 def line_through(view: View, box: Box, inside: NDArray[np.bool_]) -> Line:
-    """A line from posterior to anterior through the middle of what is inside; else along the longest axis.
+    """A line from posterior to anterior, or along the longest axis, where it is longest in what is inside.
 
     Args:
         view: of the whole grid.
@@ -75,6 +75,13 @@ def line_through(view: View, box: Box, inside: NDArray[np.bool_]) -> Line:
     if inside.shape[axis] < _LINE_MIN:
         axis = int(np.argmax(inside.shape))
     middle = [(part.start + part.stop - 1) // 2 for part in box]
+    others = [a for a in range(3) if a != axis]
+    within = inside.sum(axis)
+    # Of the lines nearly as long as the longest, the one nearest to the middle: not between two legs.
+    candidates = np.argwhere(within >= 0.97 * within.max())
+    away = ((candidates - [middle[a] for a in others]) * view.grid.voxel_mm[others]) ** 2
+    for a, index in zip(others, candidates[away.sum(1).argmin()], strict=True):
+        middle[a] = int(index)
     ends = []
     for index in (0, inside.shape[axis] - 1):
         voxel = np.array(middle, np.float64)
@@ -212,7 +219,7 @@ def courses(asked: Asked, before: Shots, after: Shots, words: tuple[str, str]) -
             "preprocessing",
             f"Motion and eddy currents, a line over time: {moment}",
             f"One line of voxels over all volumes, {name}",
-            f"A line of voxels through the middle of the image, one column for each volume, {name}: "
+            f"A line of voxels along which the body is longest, one column for each volume, {name}: "
             "what moves makes waves. Every volume is scaled by its own brightness.",
             {f"{called}.png": canvas.png(figure)},
             "eddy-course-before" if moment == "after" else None,

@@ -226,14 +226,22 @@ class Greys:
 
 
 _MIDDLE_GREY = 0.45
-_LEAST_POWER = 0.35
+_LIGHTEST = 0.65
+_LIGHTEST_PERCENTILE = 75
+_LEAST_POWER = 0.3
 
 
 def greys_of(values: NDArray[Any]) -> Greys:
-    """Greys for a signal (n,): where most of it is dark beside fluid, a power brings its median up."""
-    limits = window(values)
-    above = values[np.isfinite(values) & (values > limits[0])]
-    middle = (float(np.median(above)) - limits[0]) / (limits[1] - limits[0]) if above.size else 1.0
+    """Greys for a signal (n,): most of it neither near black nor so light that outlines vanish.
+
+    Where most is dark beside fluid, a power brings its median up; where much is bright, white lies above it.
+    """
+    low, high = window(values)
+    above = values[np.isfinite(values) & (values > low)]
+    median = float(np.median(above)) if above.size else low
+    bright = float(np.percentile(above, _LIGHTEST_PERCENTILE)) if above.size else low
+    limits = (low, max(high, low + (bright - low) / _LIGHTEST))
+    middle = (median - low) / (limits[1] - low)
     power = math.log(_MIDDLE_GREY) / math.log(middle) if 0 < middle < _MIDDLE_GREY else 1.0
     return Greys(limits, max(power, _LEAST_POWER))
 
