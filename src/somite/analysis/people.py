@@ -1,11 +1,13 @@
-"""Clinical data: participants.tsv, phenotype/*.tsv and the quality numbers, a value for every visit.
+"""Clinical data: participants.tsv, phenotype/*.tsv, sub-*_sessions.tsv and the quality numbers, by visit.
 
 A visit is a participant, session and run of the table of segments. A file with a column session_id gives its
-values to that session only; one without gives them to all sessions of the participant.
+values to that session only; one without gives them to all sessions of the participant. The sessions files of
+all participants are one source, `sessions`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,9 @@ KEYS = ("participant_id", "session_id", "run")
 PREFIXES = {"participant_id": "sub-", "session_id": "ses-"}
 QC = "qc"
 """Name of the source of quality numbers."""
+SESSIONS = "sessions"
+"""Name of the source of all sessions files."""
+_SESSIONS_FILE = re.compile(r"(sub-[0-9A-Za-z]+)_sessions\.tsv")
 _WORDS_ON_QUALITY = ("protocol", "verdict", "reason")
 
 Texts = NDArray[np.object_]
@@ -56,25 +61,66 @@ def read_source(path: Path, name: str = "") -> Source:
         DatasetError: every `PEOPLE_TABLE`, the file cannot be read, has no column participant_id, a column
             twice, or a row of another length; every `PARTICIPANT_TWICE`.
     """
+    texts = _columns_of(path)
+    return _source(name or path.name.removesuffix(".tsv"), path, texts)
+
+
+def read_sessions(paths: Sequence[Path]) -> Source:
+    """Read the sessions files of participants, whose names tell whose they are, as one source.
+
+    A column that only some of them have is `""` for the others.
+
+    Raises:
+        DatasetError: as `read_source`, of all files together, with session_id for participant_id.
+    """
+    problems: list[Problem] = []
+    parts: list[dict[str, Texts]] = []
+    for path in paths:
+        found = _SESSIONS_FILE.fullmatch(path.name)
+        try:
+            texts = _columns_of(path, "session_id")
+            who = np.full(len(texts["session_id"]), found[1] if found else "", object)
+            parts.append({**texts, "participant_id": who})
+            _source(SESSIONS, path, parts[-1])
+        except DatasetError as error:
+            problems += error.problems
+    if problems:
+        raise DatasetError.of(problems)
+    names = dict.fromkeys(name for texts in parts for name in texts)
+    whole = {
+        name: np.concatenate(
+            [texts.get(name, np.full(len(texts["session_id"]), "", object)) for texts in parts]
+        )
+        for name in names
+    }
+    return _source(SESSIONS, paths[0].parent.parent / "sub-*" / "sub-*_sessions.tsv", whole)
+
+
+def _columns_of(path: Path, key: str = "participant_id") -> dict[str, Texts]:
+    """The columns of a TSV that has the column `key`. Raises as `read_source`."""
     lines = lines_of(path)
     header = [column.strip() for column in lines[0]]
-    problems = _header_problems(header, path)
+    problems = _header_problems(header, path, key)
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(header):
             at = f"{path}, line {number}"
             problems.append(_unfit("a row has not one field per column", at, len(line), len(header)))
     if problems:
         raise DatasetError.of(problems)
-    texts = {
+    return {
         column: np.array([field_of(column, line[i]) for line in lines[1:]], object)
         for i, column in enumerate(header)
     }
+
+
+def _source(name: str, path: Path, texts: Mapping[str, Texts]) -> Source:
+    """A source of columns. Raises DatasetError, `PARTICIPANT_TWICE`."""
     keys = tuple(key for key in KEYS if key in texts)
     names = list(zip(*(texts[key] for key in keys), strict=True))
     if twice := _twice(names, path):
         raise DatasetError.of(twice)
     return Source(
-        name or path.name.removesuffix(".tsv"),
+        name,
         path,
         keys,
         {key: row for row, key in enumerate(names)},
@@ -99,11 +145,11 @@ def field_of(column: str, text: str) -> str:
     return value if not value or value.startswith(prefix) else prefix + value
 
 
-def _header_problems(header: Sequence[str], path: Path) -> list[Problem]:
+def _header_problems(header: Sequence[str], path: Path, key: str) -> list[Problem]:
     problems = []
-    if "participant_id" not in header:
+    if key not in header:
         found = ", ".join(header) or "an empty file"
-        problems.append(_unfit("the table has no column participant_id", str(path), found, "participant_id"))
+        problems.append(_unfit(f"the table has no column {key}", str(path), found, key))
     if twice := sorted({name for name in header if header.count(name) > 1}):
         problems.append(_unfit("a column stands twice", str(path), ", ".join(twice), "each column once"))
     return problems
@@ -202,19 +248,26 @@ TABLE_NUMBERS = ("snr", "n_voxels")
 
 
 def read_people(clinical: Iterable[Path], quality: Path | None = None) -> People:
-    """Read all clinical files and the quality numbers (`qc_wide.tsv`).
+    """Read all clinical files, those named `sub-*_sessions.tsv` together, and the quality numbers.
 
     Raises:
-        DatasetError: the problems of `read_source` of all files together.
+        DatasetError: the problems of `read_source` and `read_sessions` of all files together.
     """
     problems: list[Problem] = []
     sources: list[Source] = []
-    named = [(path, "") for path in clinical] + ([(quality, QC)] if quality is not None else [])
+    paths = list(clinical)
+    visits = [path for path in paths if _SESSIONS_FILE.fullmatch(path.name)]
+    named = [(path, "") for path in paths if path not in set(visits)]
+    named += [(quality, QC)] if quality is not None else []
     for path, name in named:
         try:
             sources.append(read_source(path, name))
         except DatasetError as error:
             problems += error.problems
+    try:
+        sources += [read_sessions(visits)] if visits else []
+    except DatasetError as error:
+        problems += error.problems
     if problems:
         raise DatasetError.of(problems)
     return People(tuple(sources))
