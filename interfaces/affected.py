@@ -9,36 +9,31 @@ import csv
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Annotated
 
-from somite.clinical import Person, read_clinical
-from somite.derived import ratio
+from somite import clinical as columns
+from somite.analysis.outputs import write_json
+from somite.analysis.people import KEYS, Key, read_people
+from somite.analysis.rows import sides_of
+from somite.derived import DERIVED, metric_of, ratio
 from somite.errors import Problem
 from somite.interfaces.derived import Text, by_place, comparison
-from somite.interfaces.norms import Clinical, Long
+from somite.interfaces.norms import Clinical
+from somite.interfaces.reference import Long
 from somite.long_table import SESSION
 from somite.measure import Row
 from somite.metrics import MetricName, StatisticName
 from somite.registry import Context, StepConfig, step
-from somite.segments import Segment, write_table
+from somite.segments import NA, Segment, dictionary, write_table
 
 
 class Config(StepConfig):
-    """What is compared, and where the affected side stands."""
+    """What is compared; the column of the affected side stands in the section `cohort`."""
 
-    side_column: str = "affected_side"
-    """Column of the clinical table with the affected side: L or R; other words make no ratio."""
     metrics: tuple[MetricName, ...] = ("fa", "md", "ad", "rd", "fa_of_mean_eigenvalues")
     """Metrics that are compared."""
     statistics: tuple[StatisticName, ...] = ("mean",)
     """Statistics that are compared."""
-
-
-_SIDES = {"L": "L", "LEFT": "L", "R": "R", "RIGHT": "R"}
-
-
-def affected_side(person: Person | None, column: str) -> str:
-    """L or R; an empty string where the table tells neither, such as for both sides."""
-    return _SIDES.get((person or {}).get(column, "").upper(), "")
 
 
 def ratios(rows: Iterable[Text], affected: str, config: Config) -> Iterator[Row]:
@@ -58,38 +53,78 @@ def ratios(rows: Iterable[Text], affected: str, config: Config) -> Iterator[Row]
             yield comparison(place, one, "affected_ratio", parts, ratio, "no segment on the other side")
 
 
-def of_cohort(rows: Iterable[Text], people: Mapping[str, Person], config: Config) -> Iterator[Row]:
-    """The ratios of every session whose participant has an affected side, in the order of the table."""
+def of_cohort(rows: Iterable[Text], sides: Mapping[Key, str], config: Config) -> Iterator[Row]:
+    """The ratios of every session whose participant has one affected side, in the order of the table.
+
+    Args:
+        rows: of the table of segments.
+        sides: L or R of the visits that have one: participant, session and run.
+        config: what is compared.
+    """
     for session, own in groupby(rows, key=lambda row: tuple(row[name] for name in SESSION)):
-        side = affected_side(people.get(session[0]), config.side_column)
-        if side:
+        if side := sides.get(_visit(session)):
             yield from ratios(own, side, config)
 
 
+def _visit(session: tuple[str, ...]) -> Key:
+    named = dict(zip(SESSION, session, strict=True))
+    return tuple("" if named[key] == NA else named[key] for key in KEYS)
+
+
+def affected_sides(texts: Mapping[Key, str]) -> tuple[dict[Key, str], list[str]]:
+    """L or R of the visits that have one affected side, and the words that are no side."""
+    found = {visit: sides_of(text) for visit, text in texts.items()}
+    strange = sorted({texts[visit] for visit, sides in found.items() if sides is None})
+    return {visit: next(iter(s)) for visit, s in found.items() if s and len(s) == 1}, strange
+
+
 @step(
-    makes={"affected": "Affected side over the other, all sessions, TSV: columns as of the segments"},
+    makes={
+        "affected": "Affected side over the other, all sessions, TSV: columns as of the segments",
+        "affected_dictionary": "Its columns, JSON",
+    },
     dwi_copies=0,
 )
-def run(segments_table: Long, clinical: Clinical, config: Config, context: Context) -> Path:
+def run(
+    segments_table: Long,
+    clinical: tuple[Clinical, ...],
+    affected_side: Annotated[Path, "The clinical column of the affected side, JSON"],
+    config: Config,
+    context: Context,
+) -> tuple[Path, ...]:
     """Join the affected side with the measures of all sessions.
 
     Raises:
-        DatasetError: `CLINICAL_TABLE`.
+        DatasetError: the problems of the clinical tables.
     """
-    people = read_clinical(clinical)
-    known = [name for name, person in people.items() if affected_side(person, config.side_column)]
-    context.numbers["participants_with_affected_side"] = float(len(known))
-    if not known:
-        context.warn(
-            Problem(
-                "AFFECTED_SIDE_UNKNOWN",
-                "the clinical table tells no affected side",
-                where=str(clinical),
-                expected=f"L or R in the column {config.side_column}",
-                do="add the column, or leave it so: no ratio of the affected side is made",
-                severity="warning",
-            )
-        )
+    column = columns.read_cohort(affected_side).affected.side
     with segments_table.open(encoding="utf-8", newline="") as lines:
-        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return write_table(context.folder / "affected.tsv", of_cohort(rows, people, config))
+        sessions = (tuple(row[name] for name in SESSION) for row in _rows(lines))
+        visits = [_visit(session) for session in dict.fromkeys(sessions)]
+    texts = columns.column(read_people(clinical), "affected.side", column, visits)
+    sides, strange = affected_sides(dict(zip(visits, map(str, texts), strict=True)))
+    context.numbers["participants_with_affected_side"] = float(len({visit[0] for visit in sides}))
+    if strange or not sides:
+        context.warn(_unknown(column, strange))
+    with segments_table.open(encoding="utf-8", newline="") as lines:
+        path = write_table(context.folder / "affected.tsv", of_cohort(_rows(lines), sides, config))
+    entries = dictionary()
+    names = [metric_of(metric, "affected_ratio") for metric in config.metrics]
+    entries["metric"]["Levels"] = {name: DERIVED[name] for name in names}
+    return path, write_json(context.folder / "affected_dictionary.json", entries)
+
+
+def _rows(lines: Iterable[str]) -> Iterator[Text]:
+    return csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _unknown(column: str, strange: list[str]) -> Problem:
+    return Problem(
+        "AFFECTED_SIDE_UNKNOWN",
+        f"the clinical table {'holds what is no side' if strange else 'tells no affected side'}",
+        where=column,
+        found=", ".join(strange) or NA,
+        expected="L, R, left, right, both or n/a",
+        do="correct the column: without one affected side of a participant there is no ratio",
+        severity="warning",
+    )

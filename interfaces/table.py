@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 
+from somite.derived import DERIVED
 from somite.errors import DatasetError, Problem
 from somite.long_table import Key, Parquet, Schema, as_lines, in_order, problem_of, read_stats
 from somite.registry import Context, StepConfig, step
@@ -73,6 +74,7 @@ class Joined:
         "segments_wide": "Segments of all sessions, wide, TSV: a row per session",
         "segments_dictionary": "Columns of the long and the wide table, JSON",
         "derived_table": "Comparisons of segments of all sessions, long, TSV",
+        "derived_dictionary": "Columns of the comparisons, JSON",
         "sensitivity_parquet": "Segments of all sessions measured again, long, Parquet",
         "sensitivity_dictionary": "Columns of the segments measured again, JSON",
     },
@@ -101,6 +103,7 @@ def run(
         "segments_wide": folder / "segments_wide.tsv",
         "segments_dictionary": folder / "segments_dictionary.json",
         "derived_table": folder / "derived_table.tsv",
+        "derived_dictionary": folder / "derived_dictionary.json",
         "sensitivity_parquet": folder / "sensitivity_parquet.parquet",
         "sensitivity_dictionary": folder / "sensitivity_dictionary.json",
     }
@@ -135,6 +138,9 @@ def run(
     with paths["segments_wide"].open("w", encoding="utf-8", newline="\n") as text:
         text.writelines(wide.lines())
     _write_json(paths["segments_dictionary"], dictionary() | wide.dictionary())
+    compared_columns = dictionary()
+    compared_columns["metric"]["Levels"] = dict(DERIVED)
+    _write_json(paths["derived_dictionary"], compared_columns)
     _write_json(paths["sensitivity_dictionary"], dictionary(SENSITIVITY_SCHEMA))
     context.numbers |= {"sessions": len(wide.sessions), "rows": measured.rows}
     return tuple(paths.values())

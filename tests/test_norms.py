@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,9 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
+from long_tables import write_parquet
 from scipy import stats
 
 from somite import norms, registry
+from somite.analysis.model import Cohort
+from somite.clinical import ages, cohort_text, male
 from somite.errors import DatasetError
 from somite.interfaces import affected as affected_step
 from somite.interfaces import norms as norms_step
@@ -20,7 +25,7 @@ from somite.interfaces import reference as reference_step
 from somite.metrics import METRICS
 from somite.norms import Norm, Sample
 from somite.registry import Context
-from somite.segments import write_table
+from somite.segments import SCHEMA, write_table
 
 Row = dict[str, object]
 ROOT = {"region": "nerve_root", "side": "L", "level": "L5", "segment": "", "extraction": "label"}
@@ -54,17 +59,50 @@ def clinical(folder: Path, people: Sequence[Mapping[str, object]]) -> Path:
     return path
 
 
-def run(step: str, folder: Path, rows: Sequence[Row], **options: object) -> tuple[pd.DataFrame, Context]:
+def run(
+    step: str,
+    folder: Path,
+    rows: Sequence[Row],
+    *,
+    people: Path | None = None,
+    cohort: Mapping[str, object] | None = None,
+    given: Path | None = None,
+    own: Path | None = None,
+    **options: object,
+) -> tuple[pd.DataFrame, Context]:
+    """Run a step on a table; `own` is the folder of norms that were made before."""
     folder.mkdir(parents=True, exist_ok=True)
+    declared = Cohort.model_validate({"controls": {"group": "control"}, **(cohort or {})})
+    about = folder / "cohort.json"
+    about.write_text(cohort_text(declared, "controls", "age", "sex", "exclude", "affected"))
+    (folder / "protocol.json").write_text("lumbar")
     table = write_table(folder / "segments.tsv", rows)
-    products = {key: value for key, value in options.items() if isinstance(value, Path)}
-    config = {key: value for key, value in options.items() if not isinstance(value, Path)}
+    kinds = {column.name: str for column in SCHEMA if column.kind == "text"}
+    frame = pd.read_csv(table, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=kinds)
+    texts = frame.astype(object).where(frame.notna(), "")
+    clinic = () if people is None else (people,)
+    products: dict[str, object] = {
+        "norms": {
+            "segments_parquet": write_parquet(folder / "segments.parquet", texts),
+            "clinical": clinic,
+            "controls": about,
+            "protocol": folder / "protocol.json",
+        },
+        "reference": {
+            "segments_table": table,
+            "norms_given": given,
+            **({"clinical": clinic, "age_sex": about} if clinic else {}),
+            **({"norms": own / "norms.tsv"} if own else {}),
+            **({"norms_without_each": own / "norms_without_each.parquet"} if own else {}),
+        },
+        "affected": {"segments_table": table, "clinical": clinic, "affected_side": about},
+    }[step]
     module = {"norms": norms_step, "reference": reference_step, "affected": affected_step}[step]
     context = Context(folder)
-    made = registry.discover()[step](
-        module.Config.model_validate(config), context, segments_table=table, **products
-    )
-    return pd.read_csv(made[step], sep="\t", na_values=["n/a"], keep_default_na=False), context
+    made = registry.discover()[step](module.Config.model_validate(options), context, **products)
+    found = pd.read_csv(made[step], sep="\t", na_values=["n/a"], keep_default_na=False)
+    assert set(json.loads(made[f"{step}_dictionary"].read_text())) == set(found.columns)
+    return found, context
 
 
 def test_the_shipped_values_are_those_of_the_publications() -> None:
@@ -159,7 +197,7 @@ def cohort(n: int = 8) -> tuple[list[Row], list[dict[str, object]]]:
 
 def test_controls_make_a_reference_that_can_be_given_back(tmp_path: Path) -> None:
     rows, people = cohort()
-    table, context = run("norms", tmp_path, rows, clinical=clinical(tmp_path, people), adjust=False)
+    table, context = run("norms", tmp_path, rows, people=clinical(tmp_path, people), adjust=False)
     (found,) = table.to_dict("records")
     frame = pd.DataFrame(rows)
     left = frame[(frame["side"] == "L") & (frame["participant_id"] != "sub-99")]
@@ -172,7 +210,7 @@ def test_controls_make_a_reference_that_can_be_given_back(tmp_path: Path) -> Non
     assert [(norm.region, norm.level, norm.protocol) for norm in again] == [("nerve_root", "L5", "lumbar")]
     given = tmp_path / "mine.tsv"
     given.write_bytes((tmp_path / "norms.tsv").read_bytes())
-    scored, _ = run("reference", tmp_path / "scores", rows, norms_given=given, shipped=False)
+    scored, _ = run("reference", tmp_path / "scores", rows, given=given, shipped=False)
     patient = scored[scored["participant_id"] == "sub-99"].iloc[0]
     assert patient["z"] == pytest.approx((patient["value"] - means.mean()) / means.std())
     assert "same protocol" in patient["caveat"]
@@ -181,15 +219,15 @@ def test_controls_make_a_reference_that_can_be_given_back(tmp_path: Path) -> Non
 def test_age_and_sex_are_adjusted_and_asked_for(tmp_path: Path) -> None:
     rows, people = cohort()
     table = clinical(tmp_path, people)
-    found, _ = run("norms", tmp_path, rows, clinical=table)
+    found, _ = run("norms", tmp_path, rows, people=table)
     assert found["age_slope"].iloc[0] != 0
     assert found["male_share"].iloc[0] == 0.5
     given = tmp_path / "mine.tsv"
     given.write_bytes((tmp_path / "norms.tsv").read_bytes())
-    blind, _ = run("reference", tmp_path / "blind", rows, norms_given=given, shipped=False)
+    blind, _ = run("reference", tmp_path / "blind", rows, given=given, shipped=False)
     assert blind["z"].isna().all()
     assert blind["reason"].str.contains("age is not known").all()
-    scored, _ = run("reference", tmp_path / "known", rows, norms_given=given, shipped=False, clinical=table)
+    scored, _ = run("reference", tmp_path / "known", rows, given=given, shipped=False, people=table)
     assert scored["z"].notna().all()
 
 
@@ -262,7 +300,7 @@ def test_the_affected_side_over_the_other(tmp_path: Path) -> None:
         {"participant_id": "sub-03", "affected_side": "bilateral"},
         {"participant_id": "sub-04", "affected_side": None},
     ]
-    found, context = run("affected", tmp_path, rows, clinical=clinical(tmp_path, people))
+    found, context = run("affected", tmp_path, rows, people=clinical(tmp_path, people))
     assert context.numbers["participants_with_affected_side"] == 2
     values = {(r["participant_id"], r["level"]): r["value"] for r in found.to_dict("records")}
     assert values[("sub-01", "L5")] == pytest.approx(0.30 / 0.42)
@@ -276,12 +314,122 @@ def test_the_affected_side_over_the_other(tmp_path: Path) -> None:
 
 def test_without_an_affected_side_there_is_no_ratio(tmp_path: Path) -> None:
     people = [{"participant_id": "sub-01", "group": "patient"}]
-    found, context = run("affected", tmp_path, [row("sub-01", 0.3)], clinical=clinical(tmp_path, people))
+    found, context = run("affected", tmp_path, [row("sub-01", 0.3)], people=clinical(tmp_path, people))
     assert found.empty
     assert [warning.code for warning in context.warnings] == ["AFFECTED_SIDE_UNKNOWN"]
 
 
+def test_words_that_are_no_side_are_named(tmp_path: Path) -> None:
+    people = [{"participant_id": "sub-01", "affected_side": "medial"}]
+    found, context = run("affected", tmp_path, [row("sub-01", 0.3)], people=clinical(tmp_path, people))
+    assert found.empty
+    assert context.warnings[0].found == "medial"
+
+
 def test_a_clinical_table_with_mistakes(tmp_path: Path) -> None:
-    for people in ([{"name": "x"}], [{"participant_id": "01"}, {"participant_id": "sub-01"}]):
-        with pytest.raises(DatasetError, match="CLINICAL_TABLE"):
-            run("affected", tmp_path, [row("sub-01", 0.3)], clinical=clinical(tmp_path, people))
+    for people, code in (
+        ([{"name": "x"}], "PEOPLE_TABLE"),
+        ([{"participant_id": "01"}, {"participant_id": "sub-01"}], "PARTICIPANT_TWICE"),
+    ):
+        with pytest.raises(DatasetError, match=code):
+            run("affected", tmp_path, [row("sub-01", 0.3)], people=clinical(tmp_path, people))
+
+
+def judged(tmp_path: Path, rows: Sequence[Row], table: Path, **options: object) -> pd.DataFrame:
+    """z-scores against the cohort's own norms."""
+    run("norms", tmp_path, rows, people=table, **options)  # type: ignore[arg-type]
+    found, _ = run("reference", tmp_path / "scores", rows, people=table, own=tmp_path, shipped=False)
+    return found
+
+
+def test_a_control_is_judged_by_the_others_and_a_patient_by_all(tmp_path: Path) -> None:
+    rows, people = cohort()
+    rows.pop()  # the right side, that one control has
+    found = judged(tmp_path, rows, clinical(tmp_path, people), adjust=False)
+    means = pd.DataFrame(rows).groupby("participant_id")["value"].mean()
+    assert len(found) == len(rows)
+    for one in found.to_dict("records"):
+        others = means.drop(list({one["participant_id"], "sub-99"}))
+        assert one["reference_n"] == len(others) == (8 if one["participant_id"] == "sub-99" else 7)
+        assert one["reference_mean"] == pytest.approx(others.mean())
+        assert one["z"] == pytest.approx((one["value"] - others.mean()) / others.std(), abs=1e-6)
+        assert ("held against the others" in one["caveat"]) == (one["participant_id"] != "sub-99")
+    assert found["caveat"].str.startswith(reference_step.COHORT).all()
+    twice = found[found["participant_id"] == "sub-00"]
+    assert list(twice["session_id"].fillna("")) == ["", "ses-2"]
+
+
+def test_a_control_is_judged_by_the_regression_of_the_others(tmp_path: Path) -> None:
+    rows, people = cohort(12)
+    rows = rows[:13]
+    found = judged(tmp_path, rows, clinical(tmp_path, people)).set_index("participant_id")
+    frame = (
+        pd.DataFrame(people).set_index("participant_id").join(pd.DataFrame(rows).set_index("participant_id"))
+    )
+    frame["male"] = (frame["sex"] == "M").astype(float)
+    for who in ("sub-00", "sub-07", "sub-99"):
+        others = frame.drop(list({who, "sub-99"}))
+        fit = sm.OLS(others["value"], sm.add_constant(others[["age", "male"]])).fit()
+        new = np.array([[1.0, frame.loc[who, "age"], frame.loc[who, "male"]]])
+        told = fit.get_prediction(new).summary_frame()
+        assert found.loc[who, "reference_mean"] == pytest.approx(told["mean"].iloc[0])
+        assert found.loc[who, "reference_sd"] == pytest.approx(math.sqrt(fit.scale))
+        se = math.sqrt(fit.scale + told["mean_se"].iloc[0] ** 2)
+        t = (frame.loc[who, "value"] - told["mean"].iloc[0]) / se
+        assert found.loc[who, "z_prediction"] == pytest.approx(stats.norm.ppf(stats.t.cdf(t, fit.df_resid)))
+
+
+def test_controls_judged_without_themselves_are_standard_normal(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    n, levels = 20, 60
+    people = [{"participant_id": f"sub-{i:02}", "group": "control", "age": 20 + 3 * i} for i in range(n)]
+    rows = [
+        row(f"sub-{i:02}", 0.4 - 0.002 * i + rng.normal(0, 0.03), ROOT | {"level": f"L{k}"})
+        for i in range(n)
+        for k in range(levels)
+    ]
+    z = judged(tmp_path, rows, clinical(tmp_path, people))["z_prediction"]
+    assert stats.kstest(z, "norm").pvalue > 0.01
+    assert np.std(z) == pytest.approx(1, abs=0.06)
+
+
+def test_who_is_excluded_makes_no_norm(tmp_path: Path) -> None:
+    rows, people = cohort()
+    rows[0] = row("sub-00", 5.0, qc_status="fail")
+    table, context = run("norms", tmp_path, rows, people=clinical(tmp_path, people), adjust=False)
+    assert table["mean"].iloc[0] < 0.5
+    assert table["n"].iloc[0] == 8  # the second session of sub-00 stays
+    kept, _ = run(
+        "norms",
+        tmp_path / "all",
+        rows,
+        people=clinical(tmp_path, people),
+        cohort={"exclude": {"rows": "none"}},
+        adjust=False,
+    )
+    assert kept["mean"].iloc[0] > table["mean"].iloc[0] + 0.2
+    assert context.numbers["controls"] == 8
+
+
+def test_a_measure_that_does_not_vary_has_no_norm_and_is_counted(tmp_path: Path) -> None:
+    _, people = cohort()
+    rows = [row(str(person["participant_id"]), 0.4) for person in people]
+    table, context = run("norms", tmp_path, rows, people=clinical(tmp_path, people))
+    assert table.empty
+    assert context.numbers["measures_without_spread"] == 1
+    assert [warning.code for warning in context.warnings] == ["NORMS_NONE"]
+
+
+def test_the_own_norms_of_a_cohort_cannot_be_given_to_it(tmp_path: Path) -> None:
+    rows, people = cohort()
+    table = clinical(tmp_path, people)
+    run("norms", tmp_path, rows, people=table)
+    given = tmp_path / "copy.tsv"
+    given.write_bytes((tmp_path / "norms.tsv").read_bytes())
+    with pytest.raises(DatasetError, match="NORMS_CIRCULAR"):
+        run("reference", tmp_path / "scores", rows, people=table, own=tmp_path, given=given)
+
+
+def test_ages_and_sexes_as_people_write_them() -> None:
+    np.testing.assert_array_equal(ages(["30", " 89+", "", "old", "inf"]), [30, 89, np.nan, np.nan, np.nan])
+    np.testing.assert_array_equal(male(["M", "female", "", "1"]), [1, 0, np.nan, np.nan])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from somite import clinical as columns
 from somite import containers, derivatives, record
 from somite.analysis import clinical
+from somite.analysis.people import read_people
 from somite.derivatives import Derivative
-from somite.errors import Problem, in_one_line
+from somite.errors import DatasetError, Problem, in_one_line
 from somite.files import write_atomically
 from somite.interfaces.analyse import definition
 from somite.record import Record
@@ -28,11 +31,34 @@ STEPS = (
             "segments_wide": Derivative("segments_wide", extension=".tsv"),
             "segments_dictionary": Derivative("segments", extension=".json"),
             "derived_table": Derivative("derived", extension=".tsv"),
+            "derived_dictionary": Derivative("derived", extension=".json"),
             "sensitivity_parquet": Derivative("sensitivity", extension=".parquet"),
             "sensitivity_dictionary": Derivative("sensitivity", extension=".json"),
         },
     ),
-    Use("reference", deliver={"reference": Derivative("reference", extension=".tsv")}),
+    Use(
+        "reference",
+        deliver={
+            "reference": Derivative("reference", extension=".tsv"),
+            "reference_dictionary": Derivative("reference", extension=".json"),
+        },
+    ),
+    Use(
+        "norms",
+        deliver={
+            "norms": Derivative("norms", extension=".tsv"),
+            "norms_dictionary": Derivative("norms", extension=".json"),
+        },
+        only_with="controls",
+    ),
+    Use(
+        "affected",
+        deliver={
+            "affected": Derivative("affected", extension=".tsv"),
+            "affected_dictionary": Derivative("affected", extension=".json"),
+        },
+        only_with="affected_side",
+    ),
     Use(
         "qc_table",
         deliver={
@@ -67,19 +93,20 @@ GATHERED = {
     "qc": "_desc-qc_stats.tsv",
 }
 
-STATUS_COLUMNS = (
-    "participant_id",
-    "session_id",
-    "run",
-    "verdict",
-    "reason",
-    "failed_step",
-    "steps_run",
-    "steps_cached",
-    "seconds",
-    "peak_memory_mb",
-    "warnings",
-)
+STATUS_COLUMNS = {
+    "participant_id": "Participant",
+    "session_id": "Session; n/a where the participant has one session without a name",
+    "run": "Scan or group of scans within the session; n/a where there is one",
+    "verdict": "done, failed, not run, or outdated: options, code, versions or inputs are others now",
+    "reason": "Why it is not done",
+    "failed_step": "The step that failed; plan: the session was stopped before any step",
+    "steps_run": "Steps that ran in the last run of the session",
+    "steps_cached": "Steps whose results were there already",
+    "seconds": "Time that the steps took",
+    "peak_memory_mb": "Most memory that a step took",
+    "warnings": "Codes of warnings, joined by ;",
+}
+"""Column of the status -> what it means."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +190,12 @@ def _changed(last: Record, unit: Unit) -> str:
 
 
 def unit(place: Place, cohort: Sequence[Member]) -> Unit:
-    """The group level as a unit of the engine: the tables of the sessions that are done."""
+    """The group level as a unit of the engine: the tables of the sessions that are done.
+
+    Raises:
+        GraphError: as `graph.join`.
+        DatasetError: as `_clinical`.
+    """
     delivered = [
         item.path
         for member in cohort
@@ -171,19 +203,23 @@ def unit(place: Place, cohort: Sequence[Member]) -> Unit:
         for item in member.last.outputs
     ]
     group = place.out_dir / "group"
+    files, texts, warnings = _clinical(place)
+    files |= {
+        product: tuple(place.out_dir / path for path in delivered if path.endswith(ending))
+        for product, ending in GATHERED.items()
+    }
+    uses = [use for use in STEPS if use.belongs({*files, *texts}, place.settings.step)]
     return Unit(
         label="group",
-        nodes=join(STEPS, GATHERED, place.settings.step, "workflows/group.py"),
-        files={
-            product: tuple(place.out_dir / path for path in delivered if path.endswith(ending))
-            for product, ending in GATHERED.items()
-        },
-        texts={},
+        nodes=join(uses, [*files, *texts], place.settings.step, "workflows/group.py"),
+        files=files,
+        texts=texts,
         targets={
             product: (group / f"{derivative.suffix}{derivative.extension}", derivative)
-            for use in STEPS
+            for use in uses
             for product, derivative in use.deliver.items()
         },
+        warnings=warnings,
         out_dir=place.out_dir,
         work_dir=place.work_dir,
         source_dir=place.out_dir,
@@ -192,6 +228,55 @@ def unit(place: Place, cohort: Sequence[Member]) -> Unit:
         verify=place.verify,
         command=place.command,
     )
+
+
+Files = dict[str, tuple[Path, ...] | Path | None]
+
+
+def _clinical(place: Place) -> tuple[Files, dict[str, str], tuple[Problem, ...]]:
+    """Clinical files and texts that the tables of the group need, and what hinders that nobody asked for.
+
+    Raises:
+        DatasetError: clinical files that the configuration names and that cannot be read; `NORMS_CIRCULAR`.
+    """
+    cohort, dataset = place.settings.cohort, place.plan.bids_dir
+    found = clinical.files(dataset, cohort)
+    texts: dict[str, str] = {}
+    try:
+        people = read_people(found.tables)
+        has_side = columns.has(people, "affected.side", cohort.affected.side)
+    except DatasetError as error:
+        if columns.declares(cohort):
+            raise
+        return {}, {}, tuple(replace(problem, severity="warning") for problem in error.problems)
+    files: Files = {"clinical": found.tables}
+    if has_side:
+        texts["affected_side"] = columns.cohort_text(cohort, "affected")
+    if cohort.norms is not None:
+        files["norms_given"] = dataset / cohort.norms
+        _check_given(dataset / cohort.norms, place.out_dir / "group" / "norms.tsv")
+    if cohort.norms is not None or cohort.controls:
+        texts["age_sex"] = columns.cohort_text(cohort, "age", "sex")
+    if cohort.controls:
+        texts["controls"] = columns.cohort_text(cohort, "controls", "age", "sex", "exclude")
+        texts["protocol"] = place.settings.protocol
+        if found.exclusions is not None:
+            files["exclusion_list"] = found.exclusions
+    return files if texts else {}, texts, ()
+
+
+def _check_given(given: Path, own: Path) -> None:
+    if given.resolve() == own.resolve():
+        raise DatasetError(
+            Problem(
+                "NORMS_CIRCULAR",
+                "the reference values that are given are those that this cohort's controls make",
+                where="cohort.norms",
+                found=str(given),
+                expected="values of other people",
+                do="leave cohort.norms out: the cohort's own norms are compared with anyway",
+            )
+        )
 
 
 def analyses(place: Place) -> list[Unit]:
@@ -245,9 +330,11 @@ def forget_analyses(place: Place) -> None:
 
 
 def write_status(out_dir: Path, cohort: Sequence[Member]) -> Path:
-    """Write `group/status.tsv`, a row per session; returns its path."""
+    """Write `group/status.tsv`, a row per session, and its dictionary; returns its path."""
     rows = [[str(member.row[name]) for name in STATUS_COLUMNS] for member in cohort]
     lines = ["\t".join(row) for row in (STATUS_COLUMNS, *rows)]
+    about = {name: {"Description": words} for name, words in STATUS_COLUMNS.items()}
+    write_atomically(out_dir / "group" / "status.json", json.dumps(about, indent=2) + "\n")
     return write_atomically(out_dir / "group" / "status.tsv", "\n".join(lines) + "\n")
 
 

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from scipy import stats
+from scipy import special
 
 from somite.errors import DatasetError, Problem
-from somite.segments import NA, field_text
+from somite.segments import NA, SCHEMA, Column, field_text
 
 ANY = "*"
 Float = NDArray[np.float64]
@@ -73,7 +73,34 @@ class Norm:
 
 
 _NAMES = tuple(one.name for one in fields(Norm))
-_NUMBERS = frozenset(one.name for one in fields(Norm) if isinstance(one.default, float))
+_KNOWN = {column.name: column for column in SCHEMA}
+_PLACES = ("region", "side", "level", "segment", "metric", "statistic", "extraction", "unit", "protocol")
+_OF_UNIT = "see the column unit"
+NORMS_SCHEMA: tuple[Column, ...] = tuple(
+    {
+        **{name: _KNOWN[name] for name in _PLACES},
+        "mean": Column("mean", "number", "Mean, at mean age and the share of men where adjusted", _OF_UNIT),
+        "sd": Column("sd", "number", "SD between people; what age and sex leave where adjusted", _OF_UNIT),
+        "n": Column("n", "number", "People of the reference"),
+        "source": Column("source", "text", "DOI or address; own controls: those of a cohort"),
+        "portable": Column("portable", "text", "Whether it holds for other protocols: yes or no"),
+        "note": Column("note", "text", "What the reference says of itself"),
+        "age_mean": Column("age_mean", "number", "Mean age; n/a: not adjusted for age", "year"),
+        "age_slope": Column("age_slope", "number", "Change of the mean per year of age", _OF_UNIT),
+        "male_share": Column("male_share", "number", "Share of men; n/a: not adjusted for sex", "1"),
+        "male_effect": Column("male_effect", "number", "Men minus women", _OF_UNIT),
+        **{
+            name: Column(name, "number", f"Inverse of the centred squares and products, {words}")
+            for name, words in (
+                ("c_age_age", "age by age"),
+                ("c_age_male", "age by male"),
+                ("c_male_male", "male by male"),
+            )
+        },
+    }[name]
+    for name in _NAMES
+)
+"""Columns of a table of references, in order."""
 _REQUIRED = ("region", "side", "level", "segment", "metric", "mean", "sd", "n", "unit")
 
 
@@ -124,7 +151,7 @@ def _norm(row: Mapping[str, str]) -> Norm:
     texts = {name: "" if text.strip() == NA else text.strip() for name, text in row.items()}
     values: dict[str, object] = {}
     for name, text in texts.items():
-        if name not in _NUMBERS:
+        if name not in NUMBERS:
             values[name] = text
         elif text:
             values[name] = float(text)
@@ -185,22 +212,53 @@ def score(value: float, norm: Norm, age: float = math.nan, male: float = math.na
         age: years; needed where the reference is adjusted for age.
         male: 1 or 0; needed where the reference is adjusted for sex.
     """
-    by_age, by_sex = math.isfinite(norm.age_mean), math.isfinite(norm.male_share)
-    if by_age and math.isnan(age):
-        return Score(reason="the reference is adjusted for age, and the age is not known")
-    if by_sex and math.isnan(male):
-        return Score(reason="the reference is adjusted for sex, and the sex is not known")
-    years, sex = age - norm.age_mean if by_age else 0.0, male - norm.male_share if by_sex else 0.0
-    expected = norm.mean + norm.age_slope * years + norm.male_effect * sex
-    if math.isnan(norm.sd):
-        return Score(expected, reason="the reference has no standard deviation")
-    z = (value - expected) / norm.sd
-    freedom = norm.n - 1 - by_age - by_sex
-    if not freedom > 0:
-        return Score(expected, z)
-    leverage = norm.c_age_age * years**2 + 2 * norm.c_age_male * years * sex + norm.c_male_male * sex**2
-    t = z / math.sqrt(1 + 1 / norm.n + leverage)
-    return Score(expected, z, math.copysign(float(stats.norm.isf(stats.t.sf(abs(t), freedom))), t))
+    numbers = {name: np.array([getattr(norm, name)]) for name in NUMBERS}
+    found = scores(np.array([value]), numbers, np.array([age]), np.array([male]))
+    reason = str(found.reason[0])
+    return Score(float(found.expected[0]), float(found.z[0]), float(found.z_prediction[0]), reason)
+
+
+NUMBERS: tuple[str, ...] = tuple(one.name for one in fields(Norm) if isinstance(one.default, float))
+"""Fields of a `Norm` that are numbers."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """As `Score`, of many values (n,)."""
+
+    expected: Float
+    z: Float
+    z_prediction: Float
+    reason: NDArray[np.str_]
+
+
+def scores(values: Float, norms: Mapping[str, Float], age: Float, male: Float) -> Scores:
+    """Compare values (n,) with a reference each.
+
+    Args:
+        values: in the units of the references.
+        norms: numbers of the references by name, `NUMBERS`, each (n,).
+        age: years (n,); NaN where it is not known.
+        male: 1 or 0 (n,); NaN where it is not known.
+    """
+    by_age, by_sex = np.isfinite(norms["age_mean"]), np.isfinite(norms["male_share"])
+    years = np.where(by_age, age - norms["age_mean"], 0.0)
+    sex = np.where(by_sex, male - norms["male_share"], 0.0)
+    expected = norms["mean"] + norms["age_slope"] * years + norms["male_effect"] * sex
+    z = (values - expected) / norms["sd"]
+    freedom = norms["n"] - 1 - by_age - by_sex
+    leverage = norms["c_age_age"] * years**2 + norms["c_male_male"] * sex**2
+    leverage = leverage + 2 * norms["c_age_male"] * years * sex
+    known = freedom > 0
+    t = z / np.sqrt(1 + 1 / np.where(known, norms["n"], 1.0) + leverage)
+    beyond = -special.ndtri(special.stdtr(np.where(known, freedom, 1.0), -np.abs(t)))
+    whys = {
+        "the reference is adjusted for age, and the age is not known": by_age & np.isnan(age),
+        "the reference is adjusted for sex, and the sex is not known": by_sex & np.isnan(male),
+        "the reference has no standard deviation": np.isnan(norms["sd"]),
+    }
+    reason = np.select(list(whys.values()), list(whys), "")
+    return Scores(expected, z, np.where(known, np.copysign(beyond, t), np.nan), reason)
 
 
 @dataclass(frozen=True)
@@ -250,6 +308,25 @@ def build(sample: Sample) -> dict[str, float]:
     if len(columns) == 2:
         numbers["c_age_male"] = float(inverse[0, 1])
     return numbers
+
+
+FEWEST = 3
+"""People from which a mean and a standard deviation are estimated."""
+
+
+def without_each(sample: Sample) -> list[dict[str, float]]:
+    """For each person of a sample, `build` of the others: a norm that does not hold the person.
+
+    Numbers are NaN where fewer than 3 others are left, or where they do not vary.
+    """
+    found = []
+    for i in range(len(sample.values)):
+        values, age, male = (
+            np.delete(x, i) if len(x) else x for x in (sample.values, sample.age, sample.male)
+        )
+        fit = len(values) >= FEWEST and bool(np.ptp(values) > 0)
+        found.append(build(Sample(values, age, male)) if fit else {"mean": math.nan, "sd": math.nan})
+    return found
 
 
 def chosen(norms: Sequence[Norm], place: Mapping[str, str]) -> list[Norm]:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from somite import clinical
 from somite.analysis import exclusions, families
 from somite.analysis.model import AnalysisConfig, Cohort
 from somite.analysis.people import QC, People, Source, read_people
 from somite.analysis.visits import check as check_columns
 from somite.errors import DatasetError, Problem
+from somite.norms import read_norms
 from somite.quality_table import METRICS
 
 
@@ -25,19 +27,21 @@ class Files:
 
 
 def files(dataset: Path, cohort: Cohort) -> Files:
-    """The clinical tables that there are: the participants first, then those of the phenotype by name."""
+    """The clinical tables that there are: participants, then phenotype, then sessions files, each by name."""
     participants = dataset / cohort.participants
     phenotype = sorted((dataset / cohort.phenotype).glob("*.tsv"))
+    visits = sorted(dataset.glob("sub-*/sub-*_sessions.tsv"))
     listed = None if cohort.exclusions is None else dataset / cohort.exclusions
-    return Files((*([participants] if participants.is_file() else []), *phenotype), listed)
+    return Files((*([participants] if participants.is_file() else []), *phenotype, *visits), listed)
 
 
 def check(dataset: Path, cohort: Cohort, analyses: Mapping[str, AnalysisConfig]) -> tuple[Problem, ...]:
-    """All that is wrong with clinical files, exclusions, families, and columns and groups that analyses name.
+    """All that is wrong with clinical files, exclusions, norms, families, and columns and groups that the
+    cohort and the analyses name.
 
     What depends on the table of segments is looked at when the analysis runs.
     """
-    if not analyses:
+    if not analyses and not clinical.declares(cohort):
         return ()
     found = files(dataset, cohort)
     problems = families.check(list(analyses.values()))
@@ -46,11 +50,17 @@ def check(dataset: Path, cohort: Cohort, analyses: Mapping[str, AnalysisConfig])
             exclusions.read_list(found.exclusions)
         except DatasetError as error:
             problems += error.problems
+    if cohort.norms is not None:
+        try:
+            read_norms(dataset / cohort.norms)
+        except DatasetError as error:
+            problems += error.problems
     try:
         people = read_people(found.tables)
     except DatasetError as error:
         return (*problems, *error.problems)
     people = People((*people.sources, _quality_to_come()))
+    problems += clinical.check(people, cohort)
     for config in analyses.values():
         problems += check_columns(people, config)
     return tuple(problems)

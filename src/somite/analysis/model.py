@@ -122,6 +122,16 @@ class Cohort(StepConfig):
     """Who and what is left out for its quality."""
     affected: Affected = Affected()
     """The clinical columns of the affected side and level."""
+    controls: Mapping[str, Texts] = Field(default_factory=dict)
+    """Who the controls are, by clinical columns: {group: control}. From them come the cohort's own norms.
+    Default: nobody."""
+    age: Text = "age"
+    """Clinical column of the age in years; norms are adjusted for it where every control has one."""
+    sex: Text = "sex"
+    """Clinical column of the sex, M or F; norms are adjusted for it in the same way."""
+    norms: Path | None = None
+    """Reference values that measures are compared with beside the published ones and the cohort's own, TSV or
+    YAML: relative to the dataset, or absolute."""
 
 
 @dataclass(frozen=True)

@@ -53,29 +53,31 @@ def check(people: People, config: AnalysisConfig) -> list[Problem]:
     for name, values in config.only.items():
         at = where(config, f"only.{name}")
         try:
-            problems += [_no_group(v, name, at, people.levels(name, at)) for v in values if v]
+            problems += missing_values(name, [v for v in values if v], people.levels(name, at), at)
         except DatasetError as error:
             problems += error.problems
-    return [problem for problem in problems if problem.code]
+    return problems
 
 
-_FINE = Problem("", "")
-
-
-def _no_group(value: str, column: str, at: str, levels: Sequence[str]) -> Problem:
-    """The problem of a value that does not occur in a column."""
-    if value in levels:
-        return _FINE
-    meant = nearest(value, levels)
+def missing_values(column: str, values: Sequence[str], levels: Sequence[str], at: str) -> list[Problem]:
+    """The problem of each value that does not occur in a column."""
     many = len(levels) > 20
-    return Problem(
-        "GROUP_UNKNOWN",
-        f"nobody has {value} in the column {column}",
-        at,
-        value,
-        ", ".join([*levels[:20], *(["..."] if many else [])]),
-        f"did you mean {meant}?" if meant else "write one of these values",
-    )
+    problems = []
+    for value in values:
+        if value in levels:
+            continue
+        meant = nearest(value, levels)
+        problems.append(
+            Problem(
+                "GROUP_UNKNOWN",
+                f"nobody has {value} in the column {column}",
+                at,
+                value,
+                ", ".join([*levels[:20], *(["..."] if many else [])]),
+                f"did you mean {meant}?" if meant else "write one of these values",
+            )
+        )
+    return problems
 
 
 def _check_column(people: People, requirement: Requirement, config: AnalysisConfig) -> list[Problem]:
@@ -86,7 +88,7 @@ def _check_column(people: People, requirement: Requirement, config: AnalysisConf
     except DatasetError as error:
         return list(error.problems)
     levels = people.levels(requirement.name, at)
-    problems = [_no_group(level, requirement.name, of_levels, levels) for level in requirement.levels]
+    problems = missing_values(requirement.name, requirement.levels, levels, of_levels)
     if requirement.holds == "numbers" and (strange := unlike_numbers(source.columns[column])):
         problems.append(
             Problem(
