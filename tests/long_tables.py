@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from somite.analysis.long import Long, read_long
 from somite.analysis.model import AnalysisConfig, Factor, Requirement
 from somite.long_table import arrow_schema
+from somite.segments import SCHEMA
 
 IDENTITY = ("metric", "statistic", "region", "side", "level", "segment")
 
@@ -78,6 +79,13 @@ def write_parquet(path: Path, rows: pd.DataFrame) -> Path:
         columns.append(pa.array(values, field.type))
     pq.write_table(pa.Table.from_arrays(columns, schema=arrow_schema()), path)
     return path
+
+
+def read_segments(path: Path) -> pd.DataFrame:
+    """A long table as TSV, for `write_parquet`: texts as text, numbers as numbers, `""` for n/a."""
+    kinds = {column.name: str for column in SCHEMA if column.kind == "text"}
+    found = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=kinds)
+    return found.astype(object).where(found.notna(), "")
 
 
 def long(path: Path, rows: pd.DataFrame) -> Long:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from long_tables import write_parquet
+from long_tables import read_segments, write_parquet
 from scipy import stats
 
 from somite import norms, registry
@@ -25,7 +25,7 @@ from somite.interfaces import reference as reference_step
 from somite.metrics import METRICS
 from somite.norms import Norm, Sample
 from somite.registry import Context
-from somite.segments import SCHEMA, write_table
+from somite.segments import write_table
 
 Row = dict[str, object]
 ROOT = {"region": "nerve_root", "side": "L", "level": "L5", "segment": "", "extraction": "label"}
@@ -77,13 +77,10 @@ def run(
     about.write_text(cohort_text(declared, "controls", "age", "sex", "exclude", "affected"))
     (folder / "protocol.json").write_text("lumbar")
     table = write_table(folder / "segments.tsv", rows)
-    kinds = {column.name: str for column in SCHEMA if column.kind == "text"}
-    frame = pd.read_csv(table, sep="\t", na_values=["n/a"], keep_default_na=False, dtype=kinds)
-    texts = frame.astype(object).where(frame.notna(), "")
     clinic = () if people is None else (people,)
     products: dict[str, object] = {
         "norms": {
-            "segments_parquet": write_parquet(folder / "segments.parquet", texts),
+            "segments_parquet": write_parquet(folder / "segments.parquet", read_segments(table)),
             "clinical": clinic,
             "controls": about,
             "protocol": folder / "protocol.json",

@@ -11,6 +11,7 @@ from pathlib import Path
 from somite import clinical as columns
 from somite import containers, derivatives, record
 from somite.analysis import clinical
+from somite.analysis.model import in_cohort
 from somite.analysis.people import read_people
 from somite.derivatives import Derivative
 from somite.errors import DatasetError, Problem, in_one_line
@@ -284,6 +285,7 @@ def analyses(place: Place) -> list[Unit]:
 
     Raises:
         GraphError: as `graph.join`.
+        ConfigError: as `model.in_cohort`.
     """
     settings, group = place.settings, place.out_dir / "group"
     if not settings.analyses:
@@ -296,13 +298,14 @@ def analyses(place: Place) -> list[Unit]:
     }
     if found.exclusions is not None:
         given["exclusion_list"] = found.exclusions
+    declared = in_cohort(settings.analyses, settings.cohort)
     nodes = join(ANALYSIS, [*given, "definitions"], settings.step, "workflows/group.py")
     return [
         Unit(
             label=ANALYSIS_LABEL + name,
             nodes=nodes,
             files=given,
-            texts={"definitions": definition(name, settings.analyses, settings.cohort)},
+            texts={"definitions": definition(name, declared, settings.cohort)},
             targets={
                 product: (group / "analyses" / f"{name}{derivative.extension}", derivative)
                 for product, derivative in ANALYSIS[0].deliver.items()
@@ -316,7 +319,7 @@ def analyses(place: Place) -> list[Unit]:
             verify=place.verify,
             command=place.command,
         )
-        for name, analysis in settings.analyses.items()
+        for name, analysis in declared.items()
     ]
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from somite import clinical
 from somite.analysis import exclusions, families
-from somite.analysis.model import AnalysisConfig, Cohort
+from somite.analysis.model import AnalysisConfig, Cohort, in_cohort
 from somite.analysis.people import QC, People, Source, read_people
 from somite.analysis.visits import check as check_columns
-from somite.errors import DatasetError, Problem
+from somite.errors import ConfigError, DatasetError, Problem
 from somite.norms import read_norms
 from somite.quality_table import METRICS
 
@@ -61,6 +61,10 @@ def check(dataset: Path, cohort: Cohort, analyses: Mapping[str, AnalysisConfig])
         return (*problems, *error.problems)
     people = People((*people.sources, _quality_to_come()))
     problems += clinical.check(people, cohort)
+    try:
+        analyses = in_cohort(analyses, cohort)
+    except ConfigError as error:
+        return (*problems, *error.problems)
     for config in analyses.values():
         problems += check_columns(people, config)
     return tuple(problems)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from somite.errors import ConfigError, Problem
 from somite.registry import StepConfig
 
 if TYPE_CHECKING:
@@ -198,9 +199,52 @@ class AnalysisConfig(StepConfig):
         """What splits the family where the YAML does not say; `contrasts` are those of the results."""
         return ()
 
+    def in_cohort(self, cohort: Cohort) -> AnalysisConfig:  # noqa: ARG002
+        """With what the analysis leaves to the section `cohort` filled in. Raises ConfigError."""
+        return self
+
     def group_column(self) -> str | None:
         """The column of groups whose SNR and motion are compared for a warning, if there are groups."""
         return None
+
+
+def controls_of(cohort: Cohort, config: AnalysisConfig) -> tuple[str, tuple[str, ...]]:
+    """The clinical column of the cohort's controls, and its values.
+
+    Raises:
+        ConfigError: `CONTROLS`, there are none, or several columns tell them.
+    """
+    if len(cohort.controls) == 1:
+        ((column, values),) = cohort.controls.items()
+        return column, tuple(values)
+    raise ConfigError(
+        Problem(
+            "CONTROLS",
+            f"{config.name} does not say who the reference people are",
+            where=f"analyses.{config.name}.group",
+            found=f"cohort.controls has {len(cohort.controls)} columns",
+            expected="one column with its values",
+            do="write group and reference, or cohort: {controls: {group: control}}",
+        )
+    )
+
+
+def in_cohort(analyses: Mapping[str, AnalysisConfig], cohort: Cohort) -> dict[str, AnalysisConfig]:
+    """The analyses with what they leave to the section `cohort` filled in.
+
+    Raises:
+        ConfigError: every `CONTROLS`.
+    """
+    found: dict[str, AnalysisConfig] = {}
+    problems: list[Problem] = []
+    for name, config in analyses.items():
+        try:
+            found[name] = config.in_cohort(cohort)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError.of(problems)
+    return found
 
 
 Run = Callable[[Sequence["Selected"], Any], list["Result"]]
