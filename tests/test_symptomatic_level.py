@@ -3,21 +3,47 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from cohort import SOMITE, call
 from hypothesis import given
 from hypothesis import strategies as st
+from long_tables import read_segments, write_parquet
 from pydantic import ValidationError
 from scipy.stats import binom
 
-from somite.analysis import ranking
+from somite.analysis import clinical, ranking, stand_ins
 from somite.analysis import symptomatic_level as symptomatic
+from somite.analysis.cells import cells_of
+from somite.analysis.choose import select
+from somite.analysis.long import read_long
+from somite.analysis.model import Affected, Cohort, Select
+from somite.analysis.people import People, read_people
 from somite.analysis.results import Result
 from somite.analysis.selection import Selected
+from somite.cli import main
+from somite.errors import ConfigError
+from somite.phantom.change import Change
+from somite.phantom.cohort import Cohort as PhantomCohort
+from somite.phantom.dataset import write_dataset
+from somite.phantom.lumbar import lumbar_grid
 
+IMAGES = """\
+extends: lumbar
+eddy: {method: none}
+norms: {min_controls: 4}
+cohort: {controls: {group: control}}
+analyses:
+  which:
+    kind: symptomatic_level
+    against: other_side
+    resamples: 200
+    select: {region: nerve_root, metric: [fa, md], segment: foraminal_drg}
+"""
 LEVELS = ("L3", "L4", "L5", "S1")
 WAYS: tuple[dict[str, Any], ...] = (
     {"against": "self"},
@@ -182,7 +208,7 @@ def test_both_sides_and_several_levels_count_as_recorded() -> None:
     fa = cohort(0.2, patients=6)[0]
     frame = fa.frame
     frame.loc[frame["participant_id"] == "sub-000", ["affected_level", "affected_side"]] = ["L3;L4", "both"]
-    found = symptomatic.cells_of(frame, config())
+    found = cells_of(frame, Affected())
     assert found.recorded[0].reshape(4, 2).tolist() == [[True, True], [True, True], [False] * 2, [False] * 2]
     assert found.recorded.sum(1)[1:6].tolist() == [1] * 5
 
@@ -225,7 +251,131 @@ def test_who_was_not_measured_where_recorded_is_counted() -> None:
 
 
 def test_the_reference_needs_its_group() -> None:
-    with pytest.raises(ValidationError, match="needs both group and reference"):
-        config(against="reference")
+    with pytest.raises(ValidationError, match="takes both group and reference"):
+        config(against="reference", group="group")
     with pytest.raises(ValidationError, match="the others take neither"):
         config(against="self", group="group", reference="control")
+
+
+def test_what_the_cohort_declares_need_not_be_said_again() -> None:
+    declared = Cohort(
+        controls={"diagnosis": ("healthy",)}, affected=Affected(side="bad_side", level="bad_level")
+    )
+    filled = config(against="reference").in_cohort(declared)
+    names = [(one.name, one.levels) for one in filled.requirements()]
+    assert names == [("bad_side", ()), ("bad_level", ()), ("diagnosis", ("healthy",))]
+    own = config(affected=Affected(side="s", level="l")).in_cohort(declared)
+    assert [one.name for one in own.requirements()] == ["s", "l"]
+    with pytest.raises(ConfigError, match="CONTROLS"):
+        config(against="reference").in_cohort(Cohort())
+    fa = cohort(0.1)[0]
+    frame = fa.frame.rename(columns={"affected_side": "bad_side", "affected_level": "bad_level"})
+    other = Selected.of(frame, metric="fa", region="nerve_root", side="*", level="*")
+    renamed = symptomatic.run([other], config().in_cohort(declared))
+    assert [one.estimate for one in renamed] == [one.estimate for one in symptomatic.run([fa], config())]
+
+
+def test_controls_stand_in_by_chance_where_all_places_are_alike() -> None:
+    for way in WAYS:
+        found = symptomatic.run(cohort(0.1, controls=60), config(**way))
+        one, two = row(found, "stand-ins, top-1"), row(found, "stand-ins, top-2")
+        assert (one.effect, two.effect) == (pytest.approx(1 / 8), pytest.approx(1 / 4))
+        assert one.ci_low < 1 / 8 < one.ci_high
+        assert one.estimate < 0.2 < row(found, "top-1").estimate
+        assert one.n == 60
+    assert not [
+        one for one in symptomatic.run(cohort(0.1), config(stand_ins=False)) if "stand" in one.contrast
+    ]
+
+
+def test_stand_ins_show_a_place_that_looks_diseased_in_everybody() -> None:
+    fa = cohort(0.0)[0]
+    frame = fa.frame
+    frame.loc[frame["affected_level"] != "", ["affected_level", "affected_side"]] = ["S1", "L"]
+    low = (frame["level"] == "S1") & (frame["side"] == "L")
+    frame.loc[low, "value"] -= 0.15 * (np.arange(low.sum()) % 3 == 0)  # a poor place in a third of all
+    measure = Selected.of(frame, metric="fa", region="nerve_root", side="*", level="*")
+    found = symptomatic.run([measure], config(against="other_side"))
+    patients, others = row(found, "top-1"), row(found, "stand-ins, top-1")
+    assert patients.estimate > 0.25  # no lesion, and beyond the 1/8 of counting
+    assert others.estimate == pytest.approx(patients.estimate, abs=0.15)
+
+
+def test_stand_ins_by_hand() -> None:
+    z = np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [np.nan, np.nan, 1.0]])
+    recorded = np.array([[True, False, False], [True, False, False], [False, True, False]])
+    np.testing.assert_allclose(stand_ins.hits(z, recorded, 1), [2 / 3, 0])
+    np.testing.assert_allclose(stand_ins.hits(z, recorded, 2), [1, 1 / 3])
+    assert np.isnan(stand_ins.interval(np.array([1.0]), np.random.default_rng(0), 200, 0.05)).all()
+
+
+def phantom(folder: Path, *options: str) -> tuple[Path, People]:
+    """A cohort from the command line, as a table that analyses read."""
+    made = folder / "cohort"
+    common = ["--patients", "25", "--controls", "25", "--table-only", "--seed", "3"]
+    assert main(["phantom", "lumbar", str(made), *common, *options]) == 0
+    found = clinical.files(made, Cohort())
+    table = write_parquet(folder / "segments.parquet", read_segments(made / "group" / "segments.tsv"))
+    return table, read_people(found.tables)
+
+
+@pytest.mark.parametrize(("d", "found_share"), [("-3", 0.7), ("0", 0.0)])
+def test_the_phantom_cohort_is_found_and_the_null_cohort_by_chance(
+    tmp_path: Path, d: str, found_share: float
+) -> None:
+    table, people = phantom(tmp_path, "--lesion", "nerve_root:L:S1", "--d", d)
+    select_ = Select(region="nerve_root", metric=("fa", "md"), segment="foraminal_drg")
+    controls = Cohort(controls={"group": ("control",)})
+    for against in ("self", "other_side", "reference"):
+        analysis = config(against=against, select=select_).in_cohort(controls)
+        rows = symptomatic.run(list(select(read_long(table), people, analysis)), analysis)
+        no_silent_gaps(rows)
+        top, stand = row(rows, "top-1", "*"), row(rows, "stand-ins, top-1", "*")
+        assert (top.n, top.effect, stand.n) == (25, pytest.approx(1 / 8), 25)
+        assert stand.estimate < 0.35
+        if d == "0":
+            assert top.p > 0.001
+            assert top.estimate < 0.4
+        else:
+            assert top.estimate > found_share
+            assert top.p < 1e-6
+
+
+@pytest.mark.slow
+def test_an_image_cohort_is_found_through_the_whole_path(tmp_path: Path) -> None:
+    """Somite run on scans of four patients and four controls, a lesion of the left S1 root."""
+    cohort_ = PhantomCohort(4, 4, d=-5.0, fa_sd=0.03, md_d=4.0)
+    write_dataset(
+        tmp_path / "bids",
+        seed=2,
+        snr=40.0,
+        grid=lumbar_grid(3.0),
+        cohort=cohort_,
+        lesion=(Change("nerve_root", "L", "S1"),),
+    )
+    (tmp_path / "my.yaml").write_text(IMAGES)
+    out = str(tmp_path / "out")
+    told = call(
+        [*SOMITE, "run", str(tmp_path / "bids"), out, "participant", "group", "-c", str(tmp_path / "my.yaml")]
+    )
+    assert told.code == 0, told.out + told.err
+    results = pd.read_csv(
+        tmp_path / "out" / "group" / "analyses" / "which.tsv",
+        sep="\t",
+        na_values=["n/a"],
+        keep_default_na=False,
+    ).set_index(["metric", "contrast"])
+    top = results.loc[("*", "top-1")]
+    assert (top["n"], top["estimate"]) == (4, 1.0)
+    assert top["p"] < 0.001
+    assert results.loc[("*", "stand-ins, top-1"), "estimate"] < 0.5
+    scores = pd.read_csv(tmp_path / "out" / "group" / "reference.tsv", sep="\t", na_values=["n/a"])
+    own = scores[(scores["source"] == "own controls") & (scores["metric"] == "fa")]
+    here = own[(own["level"] == "S1") & (own["side"] == "L") & (own["segment"] == "foraminal_drg")]
+    here = here.set_index("participant_id")["z"]
+    assert here.iloc[4:].max() < here.iloc[:4].min()
+    ratios = pd.read_csv(tmp_path / "out" / "group" / "affected.tsv", sep="\t", na_values=["n/a"])
+    assert ratios["participant_id"].nunique() == 4
+    status = call([*SOMITE, "status", out])
+    assert status.code == 0
+    assert "which" in status.out

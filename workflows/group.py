@@ -84,7 +84,6 @@ ANALYSIS = (
         },
     ),
 )
-ANALYSIS_LABEL = "analysis-"
 
 # What is gathered from the sessions that are done -> how the names of its files end.
 GATHERED = {
@@ -211,7 +210,7 @@ def unit(place: Place, cohort: Sequence[Member]) -> Unit:
     }
     uses = [use for use in STEPS if use.belongs({*files, *texts}, place.settings.step)]
     return Unit(
-        label="group",
+        label=record.GROUP,
         nodes=join(uses, [*files, *texts], place.settings.step, "workflows/group.py"),
         files=files,
         texts=texts,
@@ -224,7 +223,7 @@ def unit(place: Place, cohort: Sequence[Member]) -> Unit:
         out_dir=place.out_dir,
         work_dir=place.work_dir,
         source_dir=place.out_dir,
-        identity={"participant_id": "group"},
+        identity={"participant_id": record.GROUP},
         containers=containers.used(),
         verify=place.verify,
         command=place.command,
@@ -302,7 +301,7 @@ def analyses(place: Place) -> list[Unit]:
     nodes = join(ANALYSIS, [*given, "definitions"], settings.step, "workflows/group.py")
     return [
         Unit(
-            label=ANALYSIS_LABEL + name,
+            label=record.ANALYSIS + name,
             nodes=nodes,
             files=given,
             texts={"definitions": definition(name, declared, settings.cohort)},
@@ -314,7 +313,7 @@ def analyses(place: Place) -> list[Unit]:
             out_dir=place.out_dir,
             work_dir=place.work_dir,
             source_dir=place.plan.bids_dir,
-            identity={"participant_id": ANALYSIS_LABEL + name},
+            identity={"participant_id": record.ANALYSIS + name},
             keep=settings.keep,
             verify=place.verify,
             command=place.command,
@@ -325,8 +324,8 @@ def analyses(place: Place) -> list[Unit]:
 
 def forget_analyses(place: Place) -> None:
     """Remove the results of analyses that the configuration does not declare any more."""
-    declared = {record.path_of(place.out_dir, ANALYSIS_LABEL + name) for name in place.settings.analyses}
-    for path in sorted(set((place.out_dir / "logs").glob(f"{ANALYSIS_LABEL}*.json")) - declared):
+    declared = {record.path_of(place.out_dir, record.ANALYSIS + name) for name in place.settings.analyses}
+    for path in sorted(set((place.out_dir / "logs").glob(f"{record.ANALYSIS}*.json")) - declared):
         last = record.read(path)
         derivatives.remove(place.out_dir / item.path for item in (last.outputs if last else ()))
         path.unlink()

@@ -137,6 +137,7 @@ def _add_phantom(parser: argparse.ArgumentParser) -> None:
     cohort.add_argument("--patients", type=_count, metavar="N")
     cohort.add_argument("--controls", type=_count, metavar="N")
     cohort.add_argument("--d", type=float, default=-1.0, help="Cohen's d of the FA of the lesion")
+    cohort.add_argument("--md-d", type=float, metavar="D", help="the same of MD; default: minus that of FA")
     cohort.add_argument("--fa-sd", type=_positive, default=0.03, help="of FA between persons")
     cohort.add_argument("--r", type=float, help="correlation of the clinical score with the FA of the lesion")
     cohort.add_argument("--table-only", action="store_true", help="no images: the table of all segments")
@@ -188,7 +189,12 @@ def _phantom(options: argparse.Namespace) -> int:
     cohort = None
     if options.patients or options.controls:
         cohort = Cohort(
-            options.patients or 0, options.controls or 0, d=options.d, fa_sd=options.fa_sd, r=options.r
+            options.patients or 0,
+            options.controls or 0,
+            d=options.d,
+            md_d=-options.d if options.md_d is None else options.md_d,
+            fa_sd=options.fa_sd,
+            r=options.r,
         )
     about = {"protocol": options.protocol, "variant": options.variant, "lesion": lesion}
     if options.table_only:

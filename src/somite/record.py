@@ -133,6 +133,16 @@ def read_all(out_dir: Path) -> list[Record]:
     return [record for record in found if record is not None]
 
 
+GROUP, ANALYSIS = "group", "analysis-"
+"""Label of the tables of the cohort, and how those of analyses begin."""
+
+
+def read_group(out_dir: Path) -> list[Record]:
+    """The record of the tables of the cohort, if there is one, then that of every analysis, by name."""
+    paths = [path_of(out_dir, GROUP), *sorted((out_dir / "logs").glob(f"{ANALYSIS}*.json"))]
+    return [found for found in map(read, paths) if found is not None]
+
+
 def write_roll(out_dir: Path, recipes: Mapping[str, str]) -> Path:
     """Keep which sessions a run is about to do, and by which recipe, beside those of earlier runs."""
     roll = {**read_roll(out_dir), **recipes}

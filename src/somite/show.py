@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from somite import record
 from somite.dataset.sessions import Session
 from somite.errors import Problem
@@ -109,7 +112,7 @@ def totals(members: Sequence[Member], records: Sequence[Record]) -> str:
 
 
 def status(out_dir: Path) -> tuple[list[str], bool]:
-    """How the sessions of an output dataset stand, from their records; and whether one is not done."""
+    """How sessions and analyses of an output stand, by their records; and whether one is not done."""
     records = {item.label: item for item in record.read_all(out_dir)}
     roll = record.read_roll(out_dir)
     rows = [("session", "verdict", "steps", "seconds", "peak MB", "warnings", "reason")]
@@ -125,7 +128,55 @@ def status(out_dir: Path) -> tuple[list[str], bool]:
         seconds = f"{sum(step.seconds for step in item.steps):.1f}"
         rows.append((label, verdict, steps, seconds, f"{item.peak_mb:.0f}", str(len(item.warnings)), reason))
     unfinished = len(rows) - 1 - done
-    return [*columns(rows), f"sessions: {done} done, {unfinished} not"], unfinished > 0
+    group, waiting = _group(out_dir)
+    lines = [*columns(rows), f"sessions: {done} done, {unfinished} not", *group]
+    return lines, unfinished + waiting > 0
+
+
+def _group(out_dir: Path) -> tuple[list[str], int]:
+    """How the tables of the cohort and the analyses stand, and how many are not done."""
+    records = {item.label: item for item in record.read_group(out_dir)}
+    table = records.get(record.GROUP)
+    declared = [record.ANALYSIS + name for name in _declared(out_dir)]
+    labels = [record.GROUP] * (table is not None) + sorted({*declared, *records} - {record.GROUP})
+    if table is None and not records:
+        return [], 0
+    rows = [("group level", "verdict", "rows", "warnings", "reason")]
+    for label in labels:
+        item = records.get(label)
+        verdict, reason = _analysis_stands(item, table)
+        name = "tables" if label == record.GROUP else label.removeprefix(record.ANALYSIS)
+        numbers = item.steps[0].numbers if item is not None and item.steps else {}
+        count = f"{numbers['rows']:.0f}" if "rows" in numbers else ""
+        warnings = "" if item is None else str(len(item.warnings))
+        rows.append((name, verdict, count, warnings, reason))
+    waiting = sum(row[1] != "done" for row in rows[1:])
+    told = f"group level: {len(labels) - waiting} done, {waiting} not"
+    return ["", *columns(rows), told], waiting
+
+
+def _declared(out_dir: Path) -> list[str]:
+    """The analyses of the configuration of the last run."""
+    try:
+        found = YAML(typ="safe").load((out_dir / "code" / "config.yaml").read_text(encoding="utf-8"))
+        return list(found["analyses"])
+    except (OSError, YAMLError, KeyError, TypeError):
+        return []
+
+
+def _analysis_stands(item: Record | None, table: Record | None) -> tuple[str, str]:
+    """Verdict and reason of an analysis, or of the tables themselves."""
+    if item is None:
+        return "not run", "the group level has not come to it"
+    if item.verdict != "done" or table is None or item is table:
+        return item.verdict, item.reason
+    if table.verdict != "done":
+        return "outdated", "the tables could not be made anew"
+    now = {Path(made.path).name: made.sha256 for made in table.outputs}
+    changed = [name for name, digest in item.inputs.items() if now.get(name, digest) != digest]
+    if changed:
+        return "outdated", f"{', '.join(changed)} changed since: run the group level again"
+    return "done", ""
 
 
 def _stands(item: Record | None, recipe: str | None) -> tuple[str, str]:

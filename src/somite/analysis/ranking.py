@@ -37,7 +37,7 @@ def against_reference(values: Floats, reference: Bools) -> Floats:
     return z
 
 
-def against_self(values: Floats) -> Floats:
+def against_self(values: Floats, usual: Bools | None = None) -> Floats:
     """z of each cell against the patient's own other cells, the usual course over the cells taken away.
 
     The usual course is the median of the other people's cells, each less the median of the person: it is not
@@ -45,6 +45,8 @@ def against_self(values: Floats) -> Floats:
 
     Args:
         values: (people, cells), NaN where not measured.
+        usual: (people,) whose course is the usual one; None: everybody's. Where many patients have the same
+            diseased cell, the course of them all would bend towards it.
 
     Returns:
         (people, cells), NaN with fewer than 3 other cells or when those do not vary.
@@ -52,7 +54,7 @@ def against_self(values: Floats) -> Floats:
     level = values - _median(values, 1)[:, None]
     z = np.full(values.shape, np.nan)
     for person, own in enumerate(values):
-        others = np.delete(level, person, axis=0)
+        others = level[_others(person, len(values), usual)]
         course = np.nan_to_num(_median(others, 0)) if len(others) else np.zeros(len(own))
         rest = own - course
         for cell in np.flatnonzero(~np.isnan(rest)):
@@ -60,7 +62,7 @@ def against_self(values: Floats) -> Floats:
     return z
 
 
-def against_other_side(values: Floats, other: NDArray[np.intp]) -> Floats:
+def against_other_side(values: Floats, other: NDArray[np.intp], usual: Bools | None = None) -> Floats:
     """z of each cell's difference from the other side, against that of the other people.
 
     The standard deviation is 1.4826 times the median absolute deviation of the other people's differences,
@@ -69,16 +71,24 @@ def against_other_side(values: Floats, other: NDArray[np.intp]) -> Floats:
     Args:
         values: (people, cells), NaN where not measured.
         other: (cells,) place of the cell of the same level on the other side; -1 where there is none.
+        usual: (people,) whose differences are the usual ones; None: everybody's.
     """
     differences = np.where(other >= 0, values - values[:, other], np.nan)
     z = np.full(values.shape, np.nan)
     for person, own in enumerate(differences):
-        others = np.delete(differences, person, axis=0)
+        others = differences[_others(person, len(values), usual)]
         centre = _median(others, 0)
         spread = 1.4826 * _median(np.abs(others - centre), 0)
         enough = ((~np.isnan(others)).sum(0) >= FEWEST) & (spread > 0)
         z[person, enough] = (own - centre)[enough] / spread[enough]
     return z
+
+
+def _others(person: int, people: int, usual: Bools | None) -> Bools:
+    """Who is held against a person (people,): those who are usual, never the person."""
+    others = np.ones(people, bool) if usual is None else usual.copy()
+    others[person] = False
+    return others
 
 
 def _median(values: Floats, axis: int) -> Floats:

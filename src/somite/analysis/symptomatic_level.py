@@ -7,20 +7,29 @@ patient. The cells of a patient are ranked by it, and the ranks are held against
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from somite.analysis import cutoff, design, ranking, resampling
+from somite.analysis import cutoff, ranking, resampling, stand_ins
+from somite.analysis.cells import Cells, Evidence, cells_of, combined, opposite, text_of
 from somite.analysis.location import level_text
-from somite.analysis.model import Affected, AnalysisConfig, Factor, Requirement, Text
+from somite.analysis.model import (
+    Affected,
+    AnalysisConfig,
+    Cohort,
+    Factor,
+    Requirement,
+    Text,
+    Texts,
+    controls_of,
+)
 from somite.analysis.outcome import DESCRIPTIVE, groups_of
 from somite.analysis.ranking import Bools, Floats
 from somite.analysis.results import Result
-from somite.analysis.rows import levels_of, sides_of
+from somite.analysis.rows import sides_of
 from somite.analysis.selection import MANY, Selected
 
 TOWARDS: Mapping[str, Literal["lower", "higher"]] = {
@@ -39,14 +48,20 @@ class Config(AnalysisConfig):
     kind: Literal["symptomatic_level"] = "symptomatic_level"
     against: Literal["self", "other_side", "reference"] = "self"
     """What a level and side is held against. self: the patient's own other levels and side, the usual course
-    over the levels taken from the other people. other_side: the same level on the other side, in terms of the
-    other people's differences. reference: the same level and side of the people of `reference`."""
+    over the levels taken from other people. other_side: the same level on the other side, in terms of other
+    people's differences. Other people are those without a recorded level and side, or all where they are
+    fewer than 3. reference: the same level and side of the people of `reference`."""
     group: Text | None = None
-    """Clinical column that tells the reference people, with `against: reference`."""
-    reference: Text | None = None
-    """Value of `group` of the reference people: control."""
-    affected: Affected = Affected()
-    """Clinical columns of the recorded side and level. Who has none is no patient here."""
+    """Clinical column that tells the reference people, with `against: reference`. Default: that of the
+    controls of the cohort."""
+    reference: Texts | None = None
+    """Values of `group` of the reference people. Default: those of the controls of the cohort."""
+    affected: Affected | None = None
+    """Clinical columns of the recorded side and level. Who has none is no patient here. Default: as the
+    cohort says."""
+    stand_ins: bool = True
+    """Rows of those who have no recorded level and side, each as though he had that of every patient: how
+    often a method finds the place where there is nothing to find."""
     towards: Mapping[str, Literal["lower", "higher"]] = Field(default_factory=lambda: dict(TOWARDS))
     """Metric -> whether disease makes it lower or higher."""
     combine: bool = True
@@ -60,8 +75,8 @@ class Config(AnalysisConfig):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         given = self.group is not None and self.reference is not None
-        if (self.against == "reference") != given or (self.group is None) != (self.reference is None):
-            raise ValueError("against: reference needs both group and reference; the others take neither")
+        if (given and self.against != "reference") or (self.group is None) != (self.reference is None):
+            raise ValueError("against: reference takes both group and reference; the others take neither")
         if self.covariates:
             raise ValueError("covariates: symptomatic_level takes none")
         return self
@@ -69,45 +84,28 @@ class Config(AnalysisConfig):
     def requirements(self) -> tuple[Requirement, ...]:
         """The recorded side and level, which people may lack, and the group of the reference."""
         recorded = (
-            Requirement(self.affected.side, "affected.side", "groups", may_lack=True),
-            Requirement(self.affected.level, "affected.level", "groups", may_lack=True),
+            Requirement(self.recorded.side, "affected.side", "groups", may_lack=True),
+            Requirement(self.recorded.level, "affected.level", "groups", may_lack=True),
         )
         if self.group is None or self.reference is None:
             return recorded
-        return (*recorded, Requirement(self.group, "group", "groups", (self.reference,)))
+        return (*recorded, Requirement(self.group, "group", "groups", self.reference))
+
+    @property
+    def recorded(self) -> Affected:
+        """The clinical columns of the recorded side and level."""
+        return self.affected or Affected()
+
+    def in_cohort(self, cohort: Cohort) -> Config:
+        """With the cohort's columns of the affected side and level, and its controls for the reference."""
+        filled: dict[str, Any] = {"affected": self.affected or cohort.affected}
+        if self.against == "reference" and self.group is None:
+            filled["group"], filled["reference"] = controls_of(cohort, self)
+        return self.model_copy(update=filled)
 
     def within(self) -> tuple[Factor, ...]:
         """Sides and levels."""
         return ("side", "level")
-
-
-@dataclass(frozen=True)
-class Cells:
-    """The measured levels and sides of all people, and which of them were recorded."""
-
-    people: tuple[str, ...]
-    cells: tuple[tuple[str, str], ...]
-    """(level, side), sorted."""
-    values: Floats
-    """(people, cells), NaN where not measured."""
-    recorded: Bools
-    """(people, cells)"""
-    reference: Bools
-    """(people,)"""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """z of all cells of the patients who have a recorded one, and their ranks."""
-
-    measure: Selected
-    cells: Cells
-    z: Floats
-    """(people, cells)"""
-    patients: tuple[int, ...]
-    """Rows of the people with a recorded cell that has a z, and at least one other."""
-    ranks: tuple[ranking.Rank, ...]
-    words: tuple[str, ...]
 
 
 def run(measures: Sequence[Selected], config: Config) -> list[Result]:
@@ -123,32 +121,8 @@ def run(measures: Sequence[Selected], config: Config) -> list[Result]:
             scored.append(found)
             rows += _rows(measure, *found, config)
         if config.combine and len(scored) > 1:
-            rows += _rows(_as_one(some), *_combined(scored), config)
+            rows += _rows(_as_one(some), *combined(scored), config)
     return rows
-
-
-def cells_of(frame: pd.DataFrame, config: Config) -> Cells:
-    """The frame of one measure as a table of people and cells."""
-    wide = frame.pivot(index="participant_id", columns=["level", "side"], values="value").sort_index(axis=1)
-    once = frame.drop_duplicates("participant_id").set_index("participant_id").loc[wide.index]
-    pairs: Any = wide.columns
-    cells = tuple((str(level), str(side)) for level, side in pairs)
-    recorded = np.zeros(wide.shape, bool)
-    texts = zip(once[config.affected.level], once[config.affected.side], strict=True)
-    for person, (level_word, side_word) in enumerate(texts):
-        levels, sides = levels_of(_text(level_word)), sides_of(_text(side_word)) or set()
-        if levels or sides:
-            recorded[person] = [
-                (not levels or level in levels) and (not sides or side in sides) for level, side in cells
-            ]
-    reference = np.zeros(len(wide), bool)
-    if config.group is not None:
-        reference = np.asarray(design.group_text(once[config.group]) == config.reference, np.bool_)
-    return Cells(tuple(map(str, wide.index)), cells, wide.to_numpy(float), recorded, reference)
-
-
-def _text(word: object) -> str:
-    return word if isinstance(word, str) else ""
 
 
 def _score(measure: Selected, config: Config) -> tuple[Cells, Floats] | str:
@@ -157,10 +131,10 @@ def _score(measure: Selected, config: Config) -> tuple[Cells, Floats] | str:
         return "no values: all are missing or left out"
     if measure.metric not in config.towards:
         return f"towards does not say whether disease makes {measure.metric} lower or higher"
-    words = {_text(word) for word in measure.frame[config.affected.side]}
+    words = {text_of(word) for word in measure.frame[config.recorded.side]}
     if strange := sorted(word for word in words if sides_of(word) is None):
-        return f"{config.affected.side} holds what is no side: {', '.join(strange)}"
-    found = cells_of(measure.frame, config)
+        return f"{config.recorded.side} holds what is no side: {', '.join(strange)}"
+    found = cells_of(measure.frame, config.recorded, config.group, config.reference or ())
     if len(found.cells) < 2:
         return "one level and side only: nothing to rank"
     if not found.recorded.any():
@@ -168,19 +142,12 @@ def _score(measure: Selected, config: Config) -> tuple[Cells, Floats] | str:
     if config.against == "reference":
         z = ranking.against_reference(found.values, found.reference)
     elif config.against == "other_side":
-        z = ranking.against_other_side(found.values, _opposite(found.cells))
+        z = ranking.against_other_side(found.values, opposite(found.cells), found.usual)
     else:
-        z = ranking.against_self(found.values)
+        z = ranking.against_self(found.values, found.usual)
     if np.isnan(z).all():
         return f"no z score: too few other people or cells, or they do not vary (against: {config.against})"
     return found, z if config.towards[measure.metric] == "higher" else -z
-
-
-def _opposite(cells: Sequence[tuple[str, str]]) -> Any:
-    """Place of each cell's other side, -1 where there is none."""
-    place = {cell: i for i, cell in enumerate(cells)}
-    swap = {"L": "R", "R": "L"}
-    return np.array([place.get((level, swap.get(side, "")), -1) for level, side in cells], np.intp)
 
 
 def _as_one(measures: Sequence[Selected]) -> Selected:
@@ -188,24 +155,6 @@ def _as_one(measures: Sequence[Selected]) -> Selected:
     frame = pd.concat([m.frame for m in measures], ignore_index=True)
     words = tuple(dict.fromkeys(word for m in measures for word in m.warnings))
     return Selected(**names, frame=frame, warnings=words)
-
-
-def _combined(scored: Sequence[tuple[Cells, Floats]]) -> tuple[Cells, Floats]:
-    """Mean z over the metrics of the people and cells that all of them have."""
-    people = sorted(set.intersection(*(set(cells.people) for cells, _ in scored)))
-    cells = sorted(set.intersection(*(set(cells.cells) for cells, _ in scored)))
-    parts = [
-        z[np.ix_([c.people.index(p) for p in people], [c.cells.index(cell) for cell in cells])]
-        for c, z in scored
-    ]
-    first = scored[0][0]
-    rows = [first.people.index(person) for person in people]
-    columns = [first.cells.index(cell) for cell in cells]
-    both = np.ix_(rows, columns)
-    whole = Cells(
-        tuple(people), tuple(cells), first.values[both], first.recorded[both], first.reference[rows]
-    )
-    return whole, np.mean(parts, axis=0)
 
 
 def _rows(measure: Selected, cells: Cells, z: Floats, config: Config) -> Iterator[Result]:
@@ -218,6 +167,8 @@ def _rows(measure: Selected, cells: Cells, z: Floats, config: Config) -> Iterato
     for top in (1, 2):
         if max(rank.cells for rank in found.ranks) > top:
             yield _accuracy(found, top, config)
+            if config.stand_ins:
+                yield stand_ins.row(found, top, _common(found, config), config)
     for place, name in ((0, "level"), (1, "side")):
         if len({cell[place] for cell in cells.cells}) > 1:
             yield _part(found, place, name, config)
@@ -242,7 +193,7 @@ def _evidence(measure: Selected, cells: Cells, z: Floats) -> Evidence:
 
 def _common(found: Evidence, config: Config) -> dict[str, Any]:
     n = len(found.patients)
-    formula = f"z against {config.reference or config.against}, the patient left out"
+    formula = f"z against {'/'.join(config.reference or [config.against])}, the patient left out"
     return {
         "n": n,
         "n_groups": f"{n}/{len(found.cells.people) - n}",
