@@ -12,8 +12,9 @@ import pytest
 from long_tables import IDENTITY, Plain, frame, ids, long, write_tsv
 
 from somite.analysis.choose import select, selection
+from somite.analysis.clinical import files as clinical_files
 from somite.analysis.long import read_long
-from somite.analysis.model import Aggregate, Select
+from somite.analysis.model import Aggregate, Cohort, Select
 from somite.analysis.people import People, read_people
 from somite.errors import DatasetError, Problem
 
@@ -324,3 +325,46 @@ def test_a_table_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_an_empty_table_selects_nothing_in_words(tmp_path: Path) -> None:
     table = long(tmp_path, frame(ids(1)).iloc[:0])
     assert {p.code for p in refused(lambda: list(select(table, People(), Plain())))} == {"SELECT_NOTHING"}
+
+
+def visit(folder: Path, who: str, table: dict[str, Any]) -> Path:
+    return write_tsv(folder / who / f"{who}_sessions.tsv", table)
+
+
+def test_sessions_files_give_their_values_to_one_session_of_one_person(tmp_path: Path) -> None:
+    first, second, third = ids(3)
+    write_tsv(tmp_path / "participants.tsv", {"participant_id": ids(3), "sex": ["F", "M", "F"]})
+    visit(tmp_path, first, {"session_id": ["ses-1", "2"], "edss": [1.5, 2.5], "drug": ["a", "n/a"]})
+    visit(tmp_path, second, {"edss": [4], "session_id": ["ses-1"]})
+    clinical = read_people(clinical_files(tmp_path, Cohort()).tables)
+    rows = frame(ids(3), sessions=("ses-1", "ses-2"), sides=("L",), levels=("L5",), metrics=("fa",))
+    config = Plain(covariates=("edss", "sex"), repeats=("session_id",))
+    (measure,) = select(long(tmp_path, rows), clinical, config)
+    told = measure.frame.set_index(["participant_id", "session_id"])["edss"].to_dict()
+    assert told == {(first, "ses-1"): 1.5, (first, "ses-2"): 2.5, (second, "ses-1"): 4.0}
+    assert measure.absent["no edss"] == (second, third)
+    assert clinical.levels("sessions.drug", "here") == ["a"]
+
+
+def test_mistakes_of_sessions_files_are_named_together(tmp_path: Path) -> None:
+    first, second, third = (
+        visit(tmp_path, "sub-1", {"session": ["ses-1"]}),
+        visit(tmp_path, "sub-2", {"session_id": ["ses-1", "1"], "x": [1, 2]}),
+        visit(tmp_path, "sub-3", {"session_id": ["ses-1"], "x": [1]}),
+    )
+    found = refused(lambda: read_people([first, second, third]))
+    assert [problem.code for problem in found] == ["PEOPLE_TABLE", "PARTICIPANT_TWICE"]
+    assert "session_id" in found[0].what
+    assert "sub-2_sessions.tsv" in found[1].where
+
+
+def test_a_column_of_participants_and_of_sessions_is_written_with_its_file(tmp_path: Path) -> None:
+    table = write_tsv(tmp_path / "participants.tsv", {"participant_id": ["sub-1"], "age": [40]})
+    people_ = read_people([table, visit(tmp_path, "sub-1", {"session_id": ["ses-1"], "age": [41]})])
+    problem = one(lambda: people_.find("age", "here"))
+    assert problem.do == "write one of participants.age, sessions.age"
+    key = ("sub-1", "ses-1", "")
+    assert [people_.values(f"{name}.age", [key], "here")[0] for name in ("participants", "sessions")] == [
+        "40",
+        "41",
+    ]

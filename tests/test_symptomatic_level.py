@@ -34,6 +34,8 @@ from somite.phantom.lumbar import lumbar_grid
 
 IMAGES = """\
 extends: lumbar
+denoise: {method: none}
+degibbs: {method: none}
 eddy: {method: none}
 norms: {min_controls: 4}
 cohort: {controls: {group: control}}
@@ -349,7 +351,7 @@ def test_an_image_cohort_is_found_through_the_whole_path(tmp_path: Path) -> None
         tmp_path / "bids",
         seed=2,
         snr=40.0,
-        grid=lumbar_grid(3.0),
+        grid=lumbar_grid(2.0),
         cohort=cohort_,
         lesion=(Change("nerve_root", "L", "S1"),),
     )
