@@ -133,7 +133,7 @@ def test_kinds_of_analysis_are_found_without_compiled_loops() -> None:
 def test_the_examples_of_the_documents_are_valid(tmp_path: Path) -> None:
     text = (Path(__file__).parents[1] / "docs" / "analyses.md").read_text(encoding="utf-8")
     examples = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
-    assert len(examples) == 5
+    assert len(examples) == 6
     for example in examples:
         (tmp_path / "example.yaml").write_text(example)
         assert reader.read(tmp_path / "example.yaml", discover()).analyses

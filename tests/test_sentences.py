@@ -369,6 +369,15 @@ def test_the_level_and_side_that_stand_out() -> None:
     )
 
 
+def test_the_unit_of_a_reference_is_that_of_the_metric_and_a_score_has_none() -> None:
+    group = {"kind": "reference", "contrast": "control", "effect_name": ""}
+    assert ", control: mean 0.123 × 10⁻³ mm²/s (95 % CI" in said(group | {"estimate_name": "mean"})
+    slope = said(group | {"estimate_name": "effect of age"})
+    assert ": effect of age 0.123 × 10⁻³ mm²/s per unit of age (95 % CI" in slope
+    score = said(group | {"contrast": "sub-01: patient", "estimate_name": "z against control"})
+    assert ", sub-01: patient: z against control 0.123 (95 % CI" in score
+
+
 def test_a_kind_that_is_not_known_is_told_plainly() -> None:
     text = said({"kind": "new", "contrast": "this of that", "estimate_name": "index"}, p=math.nan)
     assert text.startswith(

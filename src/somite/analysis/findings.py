@@ -85,6 +85,7 @@ def kinds() -> Mapping[str, Words]:
         "roc": roc,
         "agreement": agreement,
         "symptomatic_level": symptomatic_level,
+        "reference": reference,
     }
 
 
@@ -106,6 +107,19 @@ def trend(said: Said, column: str, sign: float) -> str:
 def plain_terms(text: str) -> str:
     """`C(group):age` -> `group:age`."""
     return _CODED.sub(r"\1", text)
+
+
+def reference(said: Said) -> Finding:
+    """Intervals of a group have the unit of the metric, the z scores of the others none."""
+    row = said.row
+    text = f"{said.about}, {row.contrast}" if row.contrast else said.about
+    covariate = row.estimate_name.removeprefix("effect of ")
+    return Finding(
+        text,
+        row.estimate_name,
+        of_metric=not row.estimate_name.startswith("z against"),
+        per=f" per unit of {covariate}" if covariate != row.estimate_name else "",
+    )
 
 
 def compare(said: Said) -> Finding | None:
