@@ -82,6 +82,7 @@ CHAIN: dict[str, dict[str, Any]] = {
     "profile": {"wires": {}},
     "roi": {"wires": {"bval": "bval_used", "labels_dwi": "segments_dwi", "label_table": "segment_table"}},
     "derived": {"wires": {}},
+    "pictures": {"wires": {"bval": "bval_loaded", "bvec": "bvec_loaded"}},
     "table": {"wires": {"stats": "segments"}},
     "norms": {"wires": {}},
     "reference": {"wires": {"norms_given": "norms"}},
