@@ -7,7 +7,7 @@ comparisons are run with it, since its corrected p-values depend on theirs; only
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +16,7 @@ from somite import fingerprint
 from somite.analysis import data, exclusions, outputs
 from somite.analysis.choose import Selection, people_of, selection
 from somite.analysis.long import Long, read_long, together
-from somite.analysis.model import AnalysisConfig, Cohort, discover
+from somite.analysis.model import AnalysisConfig, Cohort, Select, discover
 from somite.analysis.outputs import ALL, FLOW, Freeze, Row
 from somite.analysis.people import People, read_people
 from somite.analysis.results import Result
@@ -26,6 +26,7 @@ from somite.registry import Context, StepConfig, step
 
 Definitions = Annotated[Path, "The analysis, those of its family, and the options of the cohort, JSON"]
 Table = Annotated[Path, "Segments of all sessions, long, Parquet"]
+Nodes = Annotated[Path, "Profiles of all sessions, long, Parquet"]
 Clinical = Annotated[Path, "Clinical table, TSV: participants.tsv, phenotype/*.tsv"]
 Exclusions = Annotated[Path, "Who and what is left out, TSV"]
 Quality = Annotated[Path, "Quality numbers of all sessions, wide, TSV"]
@@ -66,11 +67,16 @@ class Definition:
         )
 
 
-def definition(name: str, analyses: Mapping[str, AnalysisConfig], cohort: Cohort) -> str:
-    """What the step is told, as JSON: with the code and versions of the kinds, so that a change is seen."""
+def family_of(name: str, analyses: Mapping[str, AnalysisConfig]) -> dict[str, AnalysisConfig]:
+    """An analysis, and those that share its family for multiple comparisons."""
     own = analyses[name]
     shared = {n: a for n, a in analyses.items() if own.family.name and a.family.name == own.family.name}
-    used = {name: own} | shared
+    return {name: own} | shared
+
+
+def definition(name: str, analyses: Mapping[str, AnalysisConfig], cohort: Cohort) -> str:
+    """What the step is told, as JSON: with the code and versions of the kinds, so that a change is seen."""
+    used = family_of(name, analyses)
     modules = sorted({f"somite.analysis.{config.kind}" for config in used.values()})
     content = {
         "name": name,
@@ -123,10 +129,11 @@ def run_one(
 )
 def run(
     definitions: Definitions,
-    segments_parquet: Table,
     clinical: tuple[Clinical, ...],
     config: Config,  # noqa: ARG001
     context: Context,
+    segments_parquet: Table | None = None,
+    profiles_parquet: Nodes | None = None,
     qc_wide: Quality | None = None,
     exclusion_list: Exclusions | None = None,
 ) -> tuple[Path, ...]:
@@ -138,21 +145,37 @@ def run(
     what = Definition.read(definitions)
     people = read_people(clinical, qc_wide)
     listed = exclusions.read_list(exclusion_list) if exclusion_list is not None else ()
-    wanted = [one.select for one in what.analyses.values()]
-    long = read_long(
-        segments_parquet,
-        [m for one in wanted for m in one.metric],
-        [s for one in wanted for s in one.statistic],
-    )
-    done = {name: run_one(long, people, one, what.cohort, listed) for name, one in what.analyses.items()}
+    given = {"segments": segments_parquet, "profiles": profiles_parquet}
+    tables = {name: path for name, path in given.items() if path is not None}
+    longs = _read(tables, what.analyses.values())
+    long = longs[what.config.table()]
+    done = {
+        name: run_one(longs[one.table()], people, one, what.cohort, listed)
+        for name, one in what.analyses.items()
+    }
     own = done.pop(what.name)
     mates = [row for other in done.values() for row in other.results]
-    freeze = _freeze([segments_parquet, *clinical, qc_wide, exclusion_list], what.versions)
+    freeze = _freeze([tables[what.config.table()], *clinical, qc_wide, exclusion_list], what.versions)
     rows = outputs.full_rows(own.results, mates, what.analyses, own.units, freeze)
     _warn_of_gaps(rows, context)
     context.numbers |= {"rows": len(rows), "participants": len(own.start)}
     written = data.write(context.folder / "analysis_data.tsv", own.selection.measures, what.config.data)
     return (*_write(context.folder, what.config, rows, _flow(what, own, long, people), freeze), written)
+
+
+def _read(tables: Mapping[str, Path], analyses: Iterable[AnalysisConfig]) -> dict[str, Long]:
+    """The tables that the analyses select from, with the metrics and statistics that they want."""
+    wanted: dict[str, list[Select]] = {}
+    for one in analyses:
+        wanted.setdefault(one.table(), []).append(one.select)
+    return {
+        name: read_long(
+            tables[name],
+            [metric for select in selects for metric in select.metric],
+            [statistic for select in selects for statistic in select.statistic],
+        )
+        for name, selects in wanted.items()
+    }
 
 
 def _freeze(paths: Sequence[Path | None], versions: Mapping[str, str]) -> Freeze:

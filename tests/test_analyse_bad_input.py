@@ -26,7 +26,8 @@ KINDS = {
     "curve": f"kind: roc, outcome: diagnosis, event: patient, resamples: 200, {PLACE}",
     "repeats": "kind: agreement, repeated: side, select: {level: L5}",
     "rows": "kind: mixed, fixed: [diagnosis], repeated: [side], select: {level: L5}",
-    "nodes": "kind: profile, along: level, group: diagnosis, permutations: 99, select: {side: L}",
+    "nodes": "kind: profile, nodes: segments, along: level, group: diagnosis, permutations: 99, "
+    "select: {side: L}",
 }
 
 

@@ -39,6 +39,7 @@ analyses:
     select: {region: CC, segment: n/a, session: "1"}
   along_the_tract:
     kind: profile
+    nodes: segments
     group: diagnosis
     groups: [MS, control]
     permutations: 500

@@ -22,8 +22,10 @@ from fakes import put_script
 STEPS = 15
 """Steps of a session."""
 TRACK = "track: {method: deterministic, seeds_per_voxel: 1}\n"
-EVERYTHING = 4 * STEPS + 3
-"""Steps of the cohort: four sessions and three of the group."""
+GROUP = 4
+"""Steps of the group level."""
+EVERYTHING = 4 * STEPS + GROUP
+"""Steps of the cohort: four sessions and the group."""
 
 
 @pytest.fixture
@@ -71,9 +73,9 @@ def test_touched_and_copied_inputs_execute_nothing(cohort: Cohort, tmp_path: Pat
 def test_an_option_reruns_its_step_and_what_follows_and_back_again_nothing(cohort: Cohort) -> None:
     cohort.set(FAST + "tensor: {method: ols}\n")
     changed = cohort.run()
-    assert changed.steps == (4 * 7 + 3, EVERYTHING - 31, 0)
+    assert changed.steps == (4 * 7 + GROUP, EVERYTHING - 4 * 7 - GROUP, 0)
     follow = {"tensor", "gradient_orientation", "qc", "profile", "roi", "derived", "pictures"}
-    assert follow | {"table", "reference", "qc_table"} == {
+    assert follow | {"table", "profile_table", "reference", "qc_table"} == {
         line.split()[1] for line in changed.out.splitlines() if " (" in line and " s)" in line
     }
     cohort.set(FAST)
@@ -123,7 +125,7 @@ def test_a_corrupt_participant_fails_alone_and_after_repair_runs_alone(
     image.write_bytes(whole)
     repaired = cohort.run()
     assert repaired.code == 0
-    assert repaired.steps == (STEPS + 3, 3 * STEPS, 0)
+    assert repaired.steps == (STEPS + GROUP, 3 * STEPS, 0)
     assert call([*SOMITE, "status", str(cohort.out)]).code == 0
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from somite import clinical as columns
 from somite import containers, derivatives, record
 from somite.analysis import clinical
-from somite.analysis.model import in_cohort
+from somite.analysis.model import AnalysisConfig, in_cohort
 from somite.analysis.people import read_people
 from somite.derivatives import Derivative
 from somite.errors import DatasetError, Problem, in_one_line
 from somite.files import write_atomically
-from somite.interfaces.analyse import definition
+from somite.interfaces.analyse import definition, family_of
 from somite.record import Record
 from somite.workflows import participant, session
 from somite.workflows.graph import Use, join
@@ -35,6 +35,13 @@ STEPS = (
             "derived_dictionary": Derivative("derived", extension=".json"),
             "sensitivity_parquet": Derivative("sensitivity", extension=".parquet"),
             "sensitivity_dictionary": Derivative("sensitivity", extension=".json"),
+        },
+    ),
+    Use(
+        "profile_table",
+        deliver={
+            "profiles_parquet": Derivative("profiles", extension=".parquet"),
+            "profiles_dictionary": Derivative("profiles", extension=".json"),
         },
     ),
     Use(
@@ -90,6 +97,7 @@ GATHERED = {
     "stats": "_desc-segments_stats.tsv",
     "derived": "_desc-derived_stats.tsv",
     "sensitivity": "_desc-sensitivity_stats.tsv",
+    "profiles": "_desc-profiles_stats.tsv",
     "qc": "_desc-qc_stats.tsv",
 }
 
@@ -290,36 +298,37 @@ def analyses(place: Place) -> list[Unit]:
     if not settings.analyses:
         return []
     found = clinical.files(place.plan.bids_dir, settings.cohort)
-    given: dict[str, tuple[Path, ...] | Path | None] = {
-        "segments_parquet": group / "segments.parquet",
-        "qc_wide": group / "qc_wide.tsv",
-        "clinical": found.tables,
-    }
+    given: Files = {"qc_wide": group / "qc_wide.tsv", "clinical": found.tables}
     if found.exclusions is not None:
         given["exclusion_list"] = found.exclusions
     declared = in_cohort(settings.analyses, settings.cohort)
-    nodes = join(ANALYSIS, [*given, "definitions"], settings.step, "workflows/group.py")
-    return [
-        Unit(
-            label=record.ANALYSIS + name,
-            nodes=nodes,
-            files=given,
-            texts={"definitions": definition(name, declared, settings.cohort)},
-            targets={
-                product: (group / "analyses" / f"{name}{derivative.extension}", derivative)
-                for product, derivative in ANALYSIS[0].deliver.items()
-                if product != "analysis_data" or analysis.data != "none"
-            },
-            out_dir=place.out_dir,
-            work_dir=place.work_dir,
-            source_dir=place.plan.bids_dir,
-            identity={"participant_id": record.ANALYSIS + name},
-            keep=settings.keep,
-            verify=place.verify,
-            command=place.command,
-        )
-        for name, analysis in declared.items()
-    ]
+    return [_analysis(name, declared, given, place) for name in declared]
+
+
+def _analysis(name: str, declared: Mapping[str, AnalysisConfig], clinical: Files, place: Place) -> Unit:
+    """An analysis as a unit of the engine. Only a change of the tables that it reads runs it again."""
+    group, settings = place.out_dir / "group", place.settings
+    tables = sorted({one.table() for one in family_of(name, declared).values()})
+    files: Files = {f"{table}_parquet": group / f"{table}.parquet" for table in tables}
+    files |= clinical
+    return Unit(
+        label=record.ANALYSIS + name,
+        nodes=join(ANALYSIS, [*files, "definitions"], settings.step, "workflows/group.py"),
+        files=files,
+        texts={"definitions": definition(name, declared, settings.cohort)},
+        targets={
+            product: (group / "analyses" / f"{name}{derivative.extension}", derivative)
+            for product, derivative in ANALYSIS[0].deliver.items()
+            if product != "analysis_data" or declared[name].data != "none"
+        },
+        out_dir=place.out_dir,
+        work_dir=place.work_dir,
+        source_dir=place.plan.bids_dir,
+        identity={"participant_id": record.ANALYSIS + name},
+        keep=settings.keep,
+        verify=place.verify,
+        command=place.command,
+    )
 
 
 def forget_analyses(place: Place) -> None:

@@ -153,6 +153,9 @@ class Requirement:
     """Whether people without a value stay: NaN for numbers, "" for text."""
 
 
+Table = Literal["segments", "profiles"]
+
+
 class AnalysisConfig(StepConfig):
     """What every kind of analysis has. A kind adds `kind: Literal["<file name>"]` and its own options.
 
@@ -198,6 +201,10 @@ class AnalysisConfig(StepConfig):
     def family_by(self, contrasts: Collection[str]) -> tuple[FamilyPart, ...]:  # noqa: ARG002
         """What splits the family where the YAML does not say; `contrasts` are those of the results."""
         return ()
+
+    def table(self) -> Table:
+        """The table of the group level whose rows are selected."""
+        return "segments"
 
     def in_cohort(self, cohort: Cohort) -> AnalysisConfig:  # noqa: ARG002
         """With what the analysis leaves to the section `cohort` filled in. Raises ConfigError."""

@@ -19,7 +19,7 @@ from scipy import stats
 
 from somite.analysis import design, effects, location, permutation
 from somite.analysis.location import level_text
-from somite.analysis.model import AnalysisConfig, Factor, Requirement, Text
+from somite.analysis.model import AnalysisConfig, Factor, Requirement, Table, Text
 from somite.analysis.permutation import Found, Scheme
 from somite.analysis.results import Result, counted, df_text
 from somite.analysis.selection import Selected
@@ -32,6 +32,9 @@ class Config(AnalysisConfig):
     """Options of `profile`."""
 
     kind: Literal["profile"] = "profile"
+    nodes: Literal["profiles", "segments"] = "profiles"
+    """Where the nodes stand. profiles: in the table of profiles (`group/profiles.parquet`), as segments
+    `node_0`, `node_1`, ...; segments: segments of the table of segments are the nodes."""
     along: Factor = "segment"
     """What the nodes are: segment, level."""
     order: tuple[Text, ...] = ()
@@ -84,6 +87,10 @@ class Config(AnalysisConfig):
     def within(self) -> tuple[Factor, ...]:
         """The nodes, and what is paired."""
         return (self.along,) if self.paired is None else (self.along, self.paired)
+
+    def table(self) -> Table:
+        """The table of the nodes."""
+        return self.nodes
 
     def group_column(self) -> str | None:
         """The column of the groups."""
