@@ -19,7 +19,7 @@ from pydantic import Field
 
 from somite import images, profiles
 from somite.bundles import Bundles, bundle_profile, read_bundles
-from somite.centreline import Centreline, Floats, NoCentreline, through_bundle, through_voxels
+from somite.centreline import SMOOTH_MM, Centreline, Floats, NoCentreline, through_bundle, through_voxels
 from somite.errors import Problem
 from somite.profiles import Row, Scan, expected_roots, orient, write_profiles
 from somite.registry import Context, Labels, LabelTable, Mask, StepConfig, step
@@ -153,7 +153,8 @@ def label_profiles(
 def canal_of(labels: NDArray[np.int32], table: Sequence[Label], scan: Scan, config: Config) -> Canal:
     """The canal among the labels."""
     indices = [one.index for one in table if one.segment.region == config.roots.canal]
-    return Canal(np.isin(labels, indices), scan.grid, config.roots.canal_close_mm)
+    roots = [one.index for one in table if one.segment.region in config.regions]
+    return Canal(np.isin(labels, indices), scan.grid, config.roots.canal_close_mm, np.isin(labels, roots))
 
 
 def map_profiles(
@@ -184,14 +185,15 @@ def map_profiles(
             weights = _volume(maps, one.index)
             where = weights > (0 if extraction == "tract" else config.probability_min)
             lines = bundles.of(one.index) if bundles else []
+            smooth_mm = config.roots.smooth_mm if is_root else SMOOTH_MM
             curve = (
-                through_bundle(lines, config.roots.smooth_mm)
+                through_bundle(lines, smooth_mm)
                 if lines
                 else through_voxels(
                     points_of(where, scan.grid),
                     scan.grid.voxel_mm3,
                     weights[where].astype(np.float64),
-                    config.roots.smooth_mm,
+                    smooth_mm,
                 )
             )
             if is_root:
@@ -220,7 +222,7 @@ def bundle_profiles(bundles: Bundles, table: Sequence[Label], scan: Scan, config
         place = _place(one.segment, "tract", "gaussian")
         lines = bundles.of(one.index)
         try:
-            core = orient(through_bundle(lines, config.roots.smooth_mm))
+            core = orient(through_bundle(lines))
         except NoCentreline as error:
             yield from (place | row for row in no_rows([np.nan] * config.nodes, str(error), config))
             continue

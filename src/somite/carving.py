@@ -202,7 +202,8 @@ class Body:
 
 def cut_roots(body: Body, rule: Roots) -> Iterator[Part]:
     """Zones of every root that is one label."""
-    canal = Canal(body.where(rule.canal), body.grid, rule.canal_close_mm)
+    roots = [one for one in body.segments() if one.region in (*rule.regions, rule.ganglion)]
+    canal = Canal(body.where(rule.canal), body.grid, rule.canal_close_mm, body.mask(roots))
     for root in body.whole(rule.regions):
         mask, reason = body.eroded(root)
         if reason:

@@ -15,15 +15,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
-from somite.centreline import SMOOTH_MM, Centreline, Floats, NoCentreline, through_voxels
+from somite.centreline import Centreline, Floats, NoCentreline, through_voxels
 from somite.errors import DatasetError, Problem
 from somite.images import Grid
 from somite.segments import NA, Segment, Word
 
 Mask = NDArray[np.bool_]
 
-_BORDER_MM = 8.0
+_SMOOTH_MM = 40.0
+_BORDER_MM = 14.0
 """Radius of the ball in which the border of the canal is taken for a quadric."""
+_NEAR_MM = 7.0
+"""Standard deviation of the weights in it: where no quadric fits all of it, what is near counts."""
+_RIDGE = 1e-7
+_ROUNDS = 60
 
 
 class RootOptions(BaseModel):
@@ -39,8 +44,8 @@ class RootOptions(BaseModel):
     """Gaps of less than twice this are closed in the canal: those that the roots' labels leave in it."""
     landmark_reach_mm: float = Field(5.0, gt=0, le=50)
     """A landmark further than this from the centreline of its root is not used."""
-    smooth_mm: float = Field(SMOOTH_MM, gt=0, le=200)
-    """Bends of the centreline shorter than this are smoothed away."""
+    smooth_mm: float = Field(_SMOOTH_MM, gt=0, le=200)
+    """Bends of the centreline shorter than this are smoothed away: half of a wave of this length is kept."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Canal:
     mask: Mask
     grid: Grid
     close_mm: float
+    roots: Mask
+    """The labels of all roots (x, y, z): they take voxels of the canal, and hide its border."""
 
     def around(self, points: Floats, root: Mask, margin_mm: float) -> tuple[NDArray[np.float32], Floats]:
         """The canal without the gap that the root leaves in it, in a box around `points` (n, 3).
@@ -132,25 +139,26 @@ def _on_smooth_border(curve: Centreline, roughly: float, root: Mask, canal: Cana
     """Arc length where the curve crosses a smooth border of the canal, near where it crosses its voxels.
 
     The border is the quadric that best parts the voxels in and out of the canal around the crossing, those of
-    the root left out (logistic regression with a small ridge): finer than a voxel, and without the gap that
-    the root leaves. Where there is no such border nearby, the crossing stays where it is.
+    roots left out: finer than a voxel, and without the gaps that roots leave. Where there is no such border
+    nearby, the crossing stays where it is.
     """
     grid, centre = canal.grid, curve.at(np.array([roughly]))[0][0]
     inverse = np.linalg.inv(grid.affine)
     middle = inverse[:3, :3] @ centre + inverse[:3, 3]
-    reach = _BORDER_MM / grid.voxel_mm * 1.5
+    reach = _BORDER_MM * np.linalg.norm(inverse[:3, :3], axis=1)
     low = np.clip(np.floor(middle - reach), 0, grid.shape).astype(int)
     high = np.clip(np.ceil(middle + reach) + 1, 0, grid.shape).astype(int)
     index = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), -1).reshape(-1, 3)
     points = index @ grid.affine[:3, :3].T + grid.affine[:3, 3] - centre
-    near = np.linalg.norm(points, axis=1) <= _BORDER_MM
-    index, points = index[near], points[near]
-    outside_root = ~root[tuple(index.T)]
-    inside = canal.mask[tuple(index.T)][outside_root]
+    place = tuple(index.T)
+    hidden = canal.roots[place] | (root[place] & ~canal.mask[place])
+    seen = (np.linalg.norm(points, axis=1) <= _BORDER_MM) & ~hidden
+    points, inside = points[seen], canal.mask[place][seen]
     if min(inside.sum(), (~inside).sum()) < 20:
         return roughly
-    weights = _logistic(_quadric(points[outside_root]), inside)
-    at = roughly + np.arange(-2.0, 2.05, 0.05)
+    near = np.exp(-0.5 * (points**2).sum(1) / _NEAR_MM**2)
+    weights = _logistic(_quadric(points), inside, near)
+    at = roughly + np.arange(-3.0, 3.05, 0.05)
     value = _quadric(curve.at(at)[0] - centre) @ weights
     leaves = np.flatnonzero((value[:-1] > 0) & (value[1:] <= 0))
     if not len(leaves):
@@ -165,17 +173,31 @@ def _quadric(points: Floats) -> Floats:
     return np.stack([np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, y * z, z * x], axis=1)
 
 
-def _logistic(features: Floats, inside: Mask) -> Floats:
-    """Weights (k,) of a logistic regression with a ridge, by Newton's method."""
+def _logistic(features: Floats, inside: Mask, importance: Floats) -> Floats:
+    """Weights (k,) of a logistic regression with a very small ridge, by Newton's method with halved steps.
+
+    Where a border parts all voxels, so small a ridge leaves the one that is furthest from the voxels on
+    either side: its error falls with the number of voxels, not with the root of it. Where none does, the
+    likelihood decides.
+    """
+    ridge = _RIDGE * importance.sum()
+
+    def gain(weights: Floats) -> float:
+        value = features @ weights
+        likelihood = importance * (np.where(inside, value, 0.0) - np.logaddexp(0.0, value))
+        return float(likelihood.sum() - 0.5 * ridge * weights @ weights)
+
     weights = np.zeros(features.shape[1])
-    ridge = 1e-4 * np.eye(features.shape[1]) * len(features)
-    for _ in range(30):
+    reached = gain(weights)
+    for _ in range(_ROUNDS):
         chance = 1 / (1 + np.exp(-np.clip(features @ weights, -30, 30)))
-        slope = features.T @ (inside - chance) - ridge @ weights
-        bend = features.T @ ((chance * (1 - chance))[:, None] * features) + ridge
-        step = np.linalg.solve(bend, slope)
-        weights += step
-        if np.abs(step).max() < 1e-8:
+        slope = features.T @ (importance * (inside - chance)) - ridge * weights
+        spread = (importance * chance * (1 - chance))[:, None] * features
+        step = np.linalg.solve(features.T @ spread + ridge * np.eye(len(weights)), slope)
+        while (now := gain(weights + step)) < reached and np.abs(step).max() > 1e-6:
+            step = step / 2
+        weights, gained, reached = weights + step, now - reached, now
+        if gained < 1e-9 * importance.sum():
             break
     return weights
 
