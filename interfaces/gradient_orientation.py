@@ -53,9 +53,16 @@ def leads(found: Course, config: Config) -> bool:
 
 COLUMNS = (
     Column("change", "text", "What is done to the axes of the given directions, in the voxel frame"),
-    Column("score", "number", "How well fibres run on under this table: coherence and straightness", "1"),
-    Column("coherence", "number", "How well neighbouring fibres run on into each other, 0 to 1", "1"),
-    Column("straightness", "number", "How straight fibres run on", "1"),
+    Column("score", "number", "Mean of coherence and straightness by how much each of them tells", "1"),
+    Column(
+        "coherence", "number", "How alike fibres are to those that they lead to; 0: all tables' average", "1"
+    ),
+    Column(
+        "straightness",
+        "number",
+        "1 less the squared change of direction along fibres over that in any direction",
+        "1",
+    ),
     Column("standard_errors_behind", "number", "Standard errors by which its score is behind the best", "1"),
 )
 """Columns of the table of the check."""
