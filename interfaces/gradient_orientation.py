@@ -54,13 +54,11 @@ def leads(found: Course, config: Config) -> bool:
 COLUMNS = (
     Column("change", "text", "What is done to the axes of the given directions, in the voxel frame"),
     Column("score", "number", "Mean of coherence and straightness by how much each of them tells", "1"),
-    Column(
-        "coherence", "number", "How alike fibres are to those that they lead to; 0: all tables' average", "1"
-    ),
+    Column("coherence", "number", "How alike fibres are to those they lead to; 0: the tables' average", "1"),
     Column(
         "straightness",
         "number",
-        "1 less the squared change of direction along fibres over that in any direction",
+        "1 less the change of direction along fibres over that in any way",
         "1",
     ),
     Column("standard_errors_behind", "number", "Standard errors by which its score is behind the best", "1"),
