@@ -122,8 +122,8 @@ def write_dataset_files(out_dir: Path, bids_dir: Path, *, command: str, config: 
         "`group/qc.json` says what they mean; `group/status.tsv` has a row per session. `group/derived.tsv`\n"
         "holds differences of sides, levels and parts, `group/sensitivity.parquet` the measures without\n"
         "borders, `group/profiles.parquet` profiles along nerves and tracts, `group/reference.tsv` z-scores\n"
-        "against norms, `group/norms.tsv` those of the controls, `group/affected.tsv` the affected side over\n"
-        "the other, `group/analyses/` the results of analyses.\n"
+        "against norms, `group/norms.tsv` those of the controls, `group/affected.tsv` the affected\n"
+        "side over the other, `group/analyses/` the results of analyses.\n"
         "`code/config.yaml` is the configuration that was used, `logs/` holds the record of each session:\n"
         "versions, checksums, times, and what was inferred.\n",
     )
