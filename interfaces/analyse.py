@@ -18,7 +18,7 @@ from somite.analysis.choose import Selection, people_of, selection
 from somite.analysis.long import Long, read_long, together
 from somite.analysis.model import AnalysisConfig, Cohort, Select, discover
 from somite.analysis.outputs import ALL, FLOW, Freeze, Row
-from somite.analysis.people import People, read_people
+from somite.analysis.people import Key, People, read_people
 from somite.analysis.results import Result
 from somite.analysis.rows import Left
 from somite.errors import Problem
@@ -29,6 +29,7 @@ Table = Annotated[Path, "Segments of all sessions, long, Parquet"]
 Nodes = Annotated[Path, "Profiles of all sessions, long, Parquet"]
 Clinical = Annotated[Path, "Clinical table, TSV: participants.tsv, phenotype/*.tsv"]
 Exclusions = Annotated[Path, "Who and what is left out, TSV"]
+Reviewed = Annotated[Path, "Sessions that are not in the table since a rater failed them, JSON"]
 Quality = Annotated[Path, "Quality numbers of all sessions, wide, TSV"]
 
 
@@ -102,14 +103,19 @@ class Done:
 
 
 def run_one(
-    long: Long, people: People, config: AnalysisConfig, cohort: Cohort, listed: Sequence[exclusions.Listed]
+    long: Long,
+    people: People,
+    config: AnalysisConfig,
+    cohort: Cohort,
+    listed: Sequence[exclusions.Listed],
+    reviewed: Sequence[Key] = (),
 ) -> Done:
     """Leave out, select and run one analysis.
 
     Raises:
         DatasetError: see `exclusions.apply` and `choose.selection`.
     """
-    kept, left = exclusions.apply(long, people, config.exclude or cohort.exclude, listed)
+    kept, left = exclusions.apply(long, people, config.exclude or cohort.exclude, listed, reviewed)
     chosen = selection(kept, people, config, cohort.affected)
     results = discover()[config.kind].run(chosen.measures, config)
     units = {metric: unit for metric, unit in together([kept.texts["metric"], kept.texts["unit"]])[1] if unit}
@@ -136,6 +142,7 @@ def run(
     profiles_parquet: Nodes | None = None,
     qc_wide: Quality | None = None,
     exclusion_list: Exclusions | None = None,
+    reviewed: Reviewed | None = None,
 ) -> tuple[Path, ...]:
     """Run an analysis and write its results.
 
@@ -147,10 +154,11 @@ def run(
     listed = exclusions.read_list(exclusion_list) if exclusion_list is not None else ()
     given = {"segments": segments_parquet, "profiles": profiles_parquet}
     tables = {name: path for name, path in given.items() if path is not None}
+    failed = [tuple(key) for key in json.loads(reviewed.read_text())] if reviewed is not None else []
     longs = _read(tables, what.analyses.values())
     long = longs[what.config.table()]
     done = {
-        name: run_one(longs[one.table()], people, one, what.cohort, listed)
+        name: run_one(longs[one.table()], people, one, what.cohort, listed, failed)
         for name, one in what.analyses.items()
     }
     own = done.pop(what.name)
@@ -185,8 +193,9 @@ def _freeze(paths: Sequence[Path | None], versions: Mapping[str, str]) -> Freeze
 
 def _flow(what: Definition, done: Done, long: Long, people: People) -> list[Row]:
     measured = people_of(long)
-    everybody = measured | people.participants
-    absent = Left("no row in the table of segments", tuple(sorted(everybody - measured)))
+    told = {who for left in done.left for who in left.participants}
+    everybody = measured | people.participants | told
+    absent = Left("no row in the table of segments", tuple(sorted(everybody - measured - told)))
     before = [*([absent] if absent.participants else []), *done.left]
     return outputs.flow(what.config, len(everybody), before, done.selection, done.start)
 

@@ -11,7 +11,7 @@ from somite.configs import reader
 from somite.dataset.sessions import Plan
 from somite.record import Record
 from somite.registry import discover
-from somite.workflows import group, session
+from somite.workflows import analyses, session
 from somite.workflows.participant import Place
 
 GROUPS = ["patient", "patient", "control", "control", "patient", "control", "patient", "control"]
@@ -65,10 +65,10 @@ class Study:
 
     def run(self, yaml: str = YAML) -> dict[str, Record]:
         place = self.place(yaml)
-        group.forget_analyses(place)
+        analyses.forget(place)
         return {
             unit.label.removeprefix("analysis-"): session.run(unit, lambda event: None)
-            for unit in group.analyses(place)
+            for unit in analyses.units(place)
         }
 
     def states(self, yaml: str = YAML) -> dict[str, str]:

@@ -10,7 +10,7 @@ from somite.errors import DatasetError, Problem
 from somite.record import Record
 from somite.report import writing
 from somite.report.writing import Written
-from somite.workflows import group, participant, pool
+from somite.workflows import analyses, group, participant, pool
 from somite.workflows.group import Member
 from somite.workflows.participant import Place
 from somite.workflows.pool import Limits
@@ -88,10 +88,10 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], list[Record]
         raise DatasetError(
             Problem(
                 "NOBODY_DONE",
-                "no session is done, so there is no table to make; tables of an earlier run are left alone",
+                "no session is done and kept, so no table is made; tables of an earlier run are left alone",
                 where=str(place.out_dir),
                 found=group.summary(cohort),
-                expected="at least one session that is done with this configuration",
+                expected="at least one session that is done with this configuration and not failed in review",
                 do="run the participant level first; group/status.tsv says how each session stands",
             )
         )
@@ -99,8 +99,8 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], list[Record]
         (table,) = pool.run([group.unit(place, cohort)], may_use, tell)
     if table.verdict != "done":
         return cohort, [table]
-    group.forget_analyses(place)
-    units = group.analyses(place)
+    analyses.forget(place)
+    units = analyses.units(place, cohort)
     if not units:
         return cohort, [table]
     with pool.interruptible(), progress.view(len(units)) as tell:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from somite import clinical as columns
-from somite import containers, derivatives, record
+from somite import containers, record
 from somite.analysis import clinical
-from somite.analysis.model import AnalysisConfig, in_cohort
 from somite.analysis.people import read_people
 from somite.derivatives import Derivative
 from somite.errors import DatasetError, Problem, in_one_line
 from somite.files import write_atomically
-from somite.interfaces.analyse import definition, family_of
 from somite.record import Record
+from somite.review import verdicts
 from somite.workflows import participant, session
 from somite.workflows.graph import Use, join
 from somite.workflows.participant import Place
@@ -77,21 +76,6 @@ STEPS = (
     ),
 )
 
-# Of every analysis that the configuration declares, in `group/analyses`, named after it.
-ANALYSIS = (
-    Use(
-        "analyse",
-        deliver={
-            "analysis_table": Derivative("", extension=".tsv"),
-            "analysis_parquet": Derivative("", extension=".parquet"),
-            "analysis_dictionary": Derivative("", extension=".json"),
-            "analysis_flow": Derivative("", extension=".flow.tsv"),
-            "analysis_text": Derivative("", extension=".md"),
-            "analysis_data": Derivative("", extension=".data.tsv"),
-        },
-    ),
-)
-
 # What is gathered from the sessions that are done -> how the names of its files end.
 GATHERED = {
     "stats": "_desc-segments_stats.tsv",
@@ -126,7 +110,8 @@ class Member:
     session_id: str
     run: str
     verdict: str
-    """`done`, `failed`, `not run`, or `outdated`: options, code, versions or inputs are others now."""
+    """`done`, `failed`, `not run`, `outdated`: options, code, versions or inputs are others now; or
+    `excluded`: done, and left out by the verdict of a rater."""
     reason: str
     last: Record | None
 
@@ -150,19 +135,25 @@ class Member:
 
 
 def members(place: Place) -> list[Member]:
-    """Every session of the plan, with its last record."""
+    """Every session of the plan, with its last record.
+
+    Raises:
+        DatasetError: `REVIEW_TABLE`, the verdicts of raters cannot be read.
+    """
+    against = verdicts.excluded(verdicts.read(place.out_dir), place.settings.cohort.review)
     units = participant.units(place)
     found = []
     for item in place.plan.sessions:
         last = record.read(record.path_of(place.out_dir, item.label))
         identity = participant.identity_of(item, place.settings)
         verdict, reason = _judge(last, units.get(item.label), item.errors)
+        key = (identity["participant_id"], identity["session_id"], identity["run"])
+        if verdict == "done" and key in against:
+            verdict, reason = "excluded", against[key]
         found.append(
             Member(
                 item.label,
-                identity["participant_id"],
-                identity["session_id"],
-                identity["run"],
+                *key,
                 verdict,
                 reason,
                 last,
@@ -287,59 +278,6 @@ def _check_given(given: Path, own: Path) -> None:
         )
 
 
-def analyses(place: Place) -> list[Unit]:
-    """Every analysis as a unit of the engine, on the tables of the group level.
-
-    Raises:
-        GraphError: as `graph.join`.
-        ConfigError: as `model.in_cohort`.
-    """
-    settings, group = place.settings, place.out_dir / "group"
-    if not settings.analyses:
-        return []
-    found = clinical.files(place.plan.bids_dir, settings.cohort)
-    given: Files = {"qc_wide": group / "qc_wide.tsv", "clinical": found.tables}
-    if found.exclusions is not None:
-        given["exclusion_list"] = found.exclusions
-    declared = in_cohort(settings.analyses, settings.cohort)
-    return [_analysis(name, declared, given, place) for name in declared]
-
-
-def _analysis(name: str, declared: Mapping[str, AnalysisConfig], clinical: Files, place: Place) -> Unit:
-    """An analysis as a unit of the engine. Only a change of the tables that it reads runs it again."""
-    group, settings = place.out_dir / "group", place.settings
-    tables = sorted({one.table() for one in family_of(name, declared).values()})
-    files: Files = {f"{table}_parquet": group / f"{table}.parquet" for table in tables}
-    files |= clinical
-    return Unit(
-        label=record.ANALYSIS + name,
-        nodes=join(ANALYSIS, [*files, "definitions"], settings.step, "workflows/group.py"),
-        files=files,
-        texts={"definitions": definition(name, declared, settings.cohort)},
-        targets={
-            product: (group / "analyses" / f"{name}{derivative.extension}", derivative)
-            for product, derivative in ANALYSIS[0].deliver.items()
-            if product != "analysis_data" or declared[name].data != "none"
-        },
-        out_dir=place.out_dir,
-        work_dir=place.work_dir,
-        source_dir=place.plan.bids_dir,
-        identity={"participant_id": record.ANALYSIS + name},
-        keep=settings.keep,
-        verify=place.verify,
-        command=place.command,
-    )
-
-
-def forget_analyses(place: Place) -> None:
-    """Remove the results of analyses that the configuration does not declare any more."""
-    declared = {record.path_of(place.out_dir, record.ANALYSIS + name) for name in place.settings.analyses}
-    for path in sorted(set((place.out_dir / "logs").glob(f"{record.ANALYSIS}*.json")) - declared):
-        last = record.read(path)
-        derivatives.remove(place.out_dir / item.path for item in (last.outputs if last else ()))
-        path.unlink()
-
-
 def write_status(out_dir: Path, cohort: Sequence[Member]) -> Path:
     """Write `group/status.tsv`, a row per session, and its dictionary; returns its path."""
     rows = [[str(member.row[name]) for name in STATUS_COLUMNS] for member in cohort]
@@ -352,7 +290,7 @@ def write_status(out_dir: Path, cohort: Sequence[Member]) -> Path:
 def summary(cohort: Sequence[Member]) -> str:
     """`sessions: 3 done, 1 failed`."""
     counts = Counter(member.verdict for member in cohort)
-    named = ("done", "failed", "outdated", "not run")
+    named = ("done", "excluded", "failed", "outdated", "not run")
     return "sessions: " + ", ".join(
         f"{counts[name]} {name}" for name in named if counts[name] or name in ("done", "failed")
     )

@@ -80,6 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("out_dir", type=Path, metavar="OUT_DIR")
     report.set_defaults(command=_report)
 
+    review = commands.add_parser("review", help="look at the sessions in a browser and judge them by keys")
+    _add_review(review)
+    review.set_defaults(command=_review)
+
     diff = commands.add_parser("diff", help="say what changed between two freezes of a table")
     diff.add_argument("table_a", type=Path, metavar="TABLE_A", help="segments or results, TSV or Parquet")
     diff.add_argument("table_b", type=Path, metavar="TABLE_B")
@@ -109,6 +113,13 @@ def _add_dataset(parser: argparse.ArgumentParser, *, levels: bool = False) -> No
     parser.add_argument("--n-procs", type=_count, metavar="N", help="cores that may be used")
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="cache; OUT_DIR/.work unless given")
     parser.add_argument("--verify", action="store_true", help="read every file again for its checksum")
+
+
+def _add_review(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--rater", metavar="NAME", help="who looks; your login name unless given")
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="a free one unless given")
+    parser.add_argument("--no-browser", action="store_true", help="print the address only")
 
 
 def _add_phantom(parser: argparse.ArgumentParser) -> None:
@@ -278,7 +289,8 @@ def _run(options: argparse.Namespace) -> int:
         say(line)
     say(show.totals(members, records))
     failed = any(item.verdict == "failed" for item in records)
-    return SOME_FAILED if failed or any(member.verdict != "done" for member in members) else DONE
+    lacking = any(member.verdict not in ("done", "excluded") for member in members)
+    return SOME_FAILED if failed or lacking else DONE
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -320,6 +332,25 @@ def _check_records(out_dir: Path) -> None:
                 do="check the path, or run the participant level first",
             )
         )
+
+
+def _review(options: argparse.Namespace) -> int:
+    import getpass
+    from contextlib import nullcontext, suppress
+
+    from somite.review import launch, server
+
+    _check_records(options.out_dir)
+    serving = server.open_server(options.out_dir, options.rater or getpass.getuser(), options.port)
+    say(f"review by {serving.application.rater}: {serving.url}")
+    say("Ctrl+C ends it; every verdict is saved at once")
+    with (
+        serving,
+        nullcontext(False) if options.no_browser else launch.browser(serving.url),
+        suppress(KeyboardInterrupt),
+    ):
+        serving.serve_forever()
+    return DONE
 
 
 def _diff(options: argparse.Namespace) -> int:

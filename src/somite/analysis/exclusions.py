@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from somite.analysis.long import Coded, Long, Mask, together
 from somite.analysis.model import Exclude
-from somite.analysis.people import KEYS, QC, People, field_of, lines_of
+from somite.analysis.people import KEYS, QC, Key, People, field_of, lines_of
 from somite.analysis.rows import Left
 from somite.configs.schema import nearest
 from somite.errors import DatasetError, Problem
@@ -86,19 +86,27 @@ def _unfit(what: str, where: str, found: object, expected: object) -> Problem:
     return Problem("EXCLUSIONS_TABLE", what, where, str(found), str(expected), do)
 
 
-def apply(long: Long, people: People, how: Exclude, listed: Sequence[Listed] = ()) -> tuple[Long, list[Left]]:
-    """The table without what is excluded, and who was left out, reason by reason, in this order: the list,
-    the quality of sessions, that of segments.
+def apply(
+    long: Long,
+    people: People,
+    how: Exclude,
+    listed: Sequence[Listed] = (),
+    reviewed: Sequence[Key] = (),
+) -> tuple[Long, list[Left]]:
+    """The table without what is excluded, and who was left out, reason by reason, in this order: the review
+    of sessions, the list, the quality of sessions, that of segments.
 
-    A segment that is excluded keeps its row, without a value and with the reason.
+    A segment that is excluded keeps its row, without a value and with the reason. Sessions that a rater
+    failed, `reviewed`, are not in the table any more: they are counted, and the list may name them.
 
     Raises:
         DatasetError: every `EXCLUSION_UNKNOWN`, a line of the list that names nothing of the table, where
             the participant is in no clinical file either.
     """
-    if problems := _unknown(long, people, listed):
+    if problems := _unknown(long, people, listed, reviewed):
         raise DatasetError.of(problems)
-    left: list[Left] = []
+    failed = tuple(dict.fromkeys(key[0] for key in reviewed))
+    left = [Left("review: fail", failed)] if failed else []
     visit, keys = together([long.texts[key] for key in KEYS])
     gone = np.zeros(len(keys), bool)
     for reason, hit in [*_listed_visits(listed, keys), *_poor_visits(people, keys, how)]:
@@ -111,12 +119,13 @@ def apply(long: Long, people: People, how: Exclude, listed: Sequence[Listed] = (
     return _without_values(kept, listed, how), left
 
 
-def _unknown(long: Long, people: People, listed: Sequence[Listed]) -> list[Problem]:
+def _unknown(long: Long, people: People, listed: Sequence[Listed], reviewed: Sequence[Key]) -> list[Problem]:
     problems = []
     for line in listed:
         for name, text in line.names.items():
             words = [word for word in long.texts[name].words if word]
             known = {*words, *(people.participants if name == "participant_id" else ())}
+            known |= {key[KEYS.index(name)] for key in reviewed} if name in KEYS else set()
             if text in known:
                 continue
             meant = nearest(text, known)

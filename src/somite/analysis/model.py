@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from somite.errors import ConfigError, Problem
 from somite.registry import StepConfig
+from somite.review.verdicts import Rule
 
 if TYPE_CHECKING:
     from somite.analysis.results import Result
@@ -121,6 +122,10 @@ class Cohort(StepConfig):
     side, level, segment, metric where less than a person is meant. Relative to the dataset, or absolute."""
     exclude: Exclude = Exclude()
     """Who and what is left out for its quality."""
+    review: Rule = "any"
+    """Which sessions the verdicts of raters leave out (`somite review`, OUT_DIR/qc/review.tsv), of the tables
+    too. any: those that one rater failed; all: those that every rater failed who judged them; ignore: none.
+    A rater's last verdict counts; unsure is no fail."""
     affected: Affected = Affected()
     """The clinical columns of the affected side and level."""
     controls: Mapping[str, Texts] = Field(default_factory=dict)

@@ -130,8 +130,10 @@ def flow(
     add("cohort", "in participants.tsv or the table", (), people, {})
     left = people
     stay = set(start)
-    for one in before:
-        left -= len([who for who in one.participants if who not in start])
+    for place, one in enumerate(before):
+        # Who lost several visits, each for another reason, is gone with the last of them.
+        later = {who for other in before[place + 1 :] for who in other.participants}
+        left -= len({*one.participants} - start - later)
         add("cohort", one.reason, one.participants, left, {})
     for one in selection.left:
         stay -= set(one.participants)
