@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.metadata
 import re
@@ -22,6 +23,7 @@ FOLDERS = {
     "somite/label_sources/tables": ROOT / "src" / "somite" / "label_sources" / "tables",
     "somite/phantom": ROOT / "src" / "somite" / "phantom",
     "somite/report": ROOT / "src" / "somite" / "report",
+    "somite/review": ROOT / "src" / "somite" / "review",
     "somite/workflows": ROOT / "workflows",
     "somite/interfaces": ROOT / "interfaces",
     "somite/configs": ROOT / "configs",
@@ -60,9 +62,10 @@ def test_the_wheel_holds_the_folders_and_nothing_else(wheel: set[str]) -> None:
         for path in folder.iterdir()
         if path.suffix in (".py", ".yaml", ".tsv", ".json") or path.name in ("py.typed", "README.md")
     }
-    report = ROOT / "src" / "somite" / "report"
-    texts = (path for folder in ("templates", "methods") for path in (report / folder).iterdir())
-    assert wheel == expected | {f"somite/report/{path.relative_to(report).as_posix()}" for path in texts}
+    own = ROOT / "src" / "somite"
+    folders = ("report/templates", "report/methods", "review/page", "review/niivue")
+    texts = (path for folder in folders for path in (own / folder).iterdir())
+    assert wheel == expected | {f"somite/{path.relative_to(own).as_posix()}" for path in texts}
 
 
 def test_top_level_folders_are_the_packages_own_code() -> None:
@@ -97,6 +100,14 @@ def test_every_dependency_has_its_reason() -> None:
     for line in named[1].splitlines():
         name = re.split(r"[ =<>]", line.strip())[0].lower()
         assert f"| {name} |" in reasons, name
+
+
+def test_the_viewer_that_is_shipped_is_the_one_that_is_named() -> None:
+    folder = ROOT / "src" / "somite" / "review" / "niivue"
+    digest = hashlib.sha256((folder / "niivue.umd.js").read_bytes()).hexdigest()
+    assert digest in (ROOT / "docs" / "dependencies.md").read_text()
+    assert digest in (folder / "THIRD-PARTY.txt").read_text()
+    assert "BSD 2-Clause" in (folder / "LICENSE.txt").read_text()
 
 
 def test_nothing_that_is_locked_is_under_the_gpl() -> None:

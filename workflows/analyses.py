@@ -1,4 +1,4 @@
-"""The analyses that the configuration declares, each a unit of the engine on the tables of the group level."""
+"""The analyses that the configuration declares, each a unit of the engine on the tables of the group."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ BIDSIGNORE = """\
 *_desc-tracts_probseg.*
 figures
 /group
+/qc
 /sub-*.html
 """
 
@@ -124,6 +125,7 @@ def write_dataset_files(out_dir: Path, bids_dir: Path, *, command: str, config: 
         "borders, `group/profiles.parquet` profiles along nerves and tracts, `group/reference.tsv` z-scores\n"
         "against norms, `group/norms.tsv` those of the controls, `group/affected.tsv` the affected\n"
         "side over the other, `group/analyses/` the results of analyses.\n"
+        "`qc/review.tsv` holds the verdicts of those who looked at the sessions (`somite review`).\n"
         "`code/config.yaml` is the configuration that was used, `logs/` holds the record of each session:\n"
         "versions, checksums, times, and what was inferred.\n",
     )
