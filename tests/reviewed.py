@@ -116,7 +116,7 @@ def pictures(title: str = "Segments on FA") -> bytes:
     """An archive of three pictures, of which one is missing and two are a pair."""
     index = [
         _picture("noise", "noise", "Noise", None),
-        _picture("before", "preprocessing", "Before", "after"),
+        _picture("before", "preprocessing", "Before", None),
         _picture("after", "preprocessing", "After", "before"),
         _picture("segments", "segments", title, None),
         {**_picture("lost", "maps", "Lost", None), "files": ["lost.png"]},

@@ -510,4 +510,8 @@ def test_kappa_is_not_given_where_there_is_none() -> None:
     assert found.kappa.reason
     assert (found.sessions, found.same) == (5, 5)
     perfect = agreement.kappa(np.diag([5, 0, 3]))
-    assert (perfect.value, perfect.low, perfect.high) == (1, 1, 1)
+    assert (perfect.value, perfect.low, perfect.high) == (1, None, None)
+    for counts in ([[5, 0, 2], [0, 0, 0], [0, 0, 0]], [[5, 0, 0], [0, 0, 0], [1, 0, 0]]):
+        one_verdict = agreement.kappa(np.array(counts))
+        assert (one_verdict.value, one_verdict.low) == (0, None)
+        assert "one verdict" in one_verdict.reason

@@ -120,7 +120,8 @@ def test_a_note_undo_and_the_other_keys(open_page: Callable[..., Tab], tmp_path:
         page.locator("#label", has_text="sub-003").wait_for()
         page.locator(".flicker").wait_for()
         page.keyboard.press("v")
-        assert page.locator(".flicker + span").inner_text() == "After"
+        assert page.locator("span:has(+ .flicker)").inner_text() == "Before"
+        assert page.locator("#pictures figure").count() == 4  # the one before is behind the one after
         page.keyboard.press("?")
         page.locator("#help[open]").wait_for()
         page.keyboard.press("p")  # behind a dialogue no key judges

@@ -256,10 +256,12 @@ def _run(options: argparse.Namespace) -> int:
     server.start()
     from somite import show
     from somite.derivatives import write_dataset_files
+    from somite.review import verdicts
     from somite.workflows import cohort, group, participant
 
     place = _place(options)
     participant.check(place.settings)
+    verdicts.read(place.out_dir)  # what is wrong with it is told before anything runs
     clinical = _clinical_problems(place)
     if clinical and "group" in options.levels:
         raise DatasetError.of(clinical)

@@ -72,13 +72,18 @@ def kappa(counts: NDArray[np.int_]) -> Kappa:
 
     Fleiss, Cohen and Everitt: Large sample standard errors of kappa and weighted kappa. Psychological
     Bulletin 72 (1969) 323-327. The interval ends at -1 and 1. Where both raters have given one and the same
-    verdict throughout, chance alone would make them agree, and kappa is not defined.
+    verdict throughout, chance alone would make them agree, and kappa is not defined. The standard error is 0
+    where they agree on every session, or where one has given one verdict throughout: no interval is given.
     """
     from statsmodels.stats.inter_rater import cohens_kappa
 
     used = [i for i in range(len(counts)) if counts[i].any() or counts[:, i].any()]
     if len(used) < 2:
         return Kappa(None, None, None, "both gave one and the same verdict throughout")
+    if np.trace(counts) == counts.sum():
+        return Kappa(1.0, None, None, "they agree throughout")
+    if min(np.count_nonzero(counts.sum(0)), np.count_nonzero(counts.sum(1))) == 1:
+        return Kappa(0.0, None, None, "one of them gave one verdict throughout")
     result = cohens_kappa(counts[np.ix_(used, used)])
     low, high = np.clip([result.kappa_low, result.kappa_upp], -1, 1)
     return Kappa(float(result.kappa), float(low), float(high))

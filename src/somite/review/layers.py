@@ -122,7 +122,15 @@ def _mean_of(path: Path, which: str, changed: int) -> bytes:  # noqa: ARG001
                 total += np.frombuffer(raw, stored.dtype)
     mean = total / wanted.sum() * stored.slope + stored.inter
     shaped = np.nan_to_num(mean).astype(np.float32).reshape(image.shape[:3], order="F")
-    return bytes(nib.Nifti1Image(shaped, image.affine).to_bytes())
+    made = nib.Nifti1Image(shaped, image.affine)
+    made.header["cal_min"], made.header["cal_max"] = 0, _white(shaped)
+    return bytes(made.to_bytes())
+
+
+def _white(data: NDArray[np.float32]) -> float:
+    """The value to be drawn as white: fluid may be brighter, or nothing of the tissue would be seen."""
+    body = data[data > 0.1 * np.percentile(data, 99)]
+    return float(np.percentile(body, 95)) if body.size else 1.0
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ function drawList() {
       make("span", { class: "mark" }), make("span", { class: "name" }, one.label));
     const worst = one.ended === "failed" ? "failed" : one.quality;
     if (worst === "failed" || worst === "fail" || worst === "warn") {
-      button.append(make("span", { class: `verdict ${worst}` }, worst === "failed" ? "no result" : `QC ${worst}`));
+      button.append(make("span", { class: `badge ${worst}` }, worst === "failed" ? "no result" : `QC ${worst}`));
     }
     button.addEventListener("click", () => open(place));
     return make("li", {}, button);
@@ -140,15 +140,17 @@ function drawState() {
 }
 
 function drawPictures(one, detail) {
-  const parts = [drawQuality(detail)];
-  for (const problem of [...detail.problems, ...detail.warnings]) parts.push(drawProblem(problem));
-  const told = new Set();
+  const parts = [drawQuality(detail), ...detail.problems.map(drawProblem)];
+  if (detail.warnings.length) {
+    const codes = [...new Set(detail.warnings.map((problem) => problem.code))].join(", ");
+    parts.push(make("details", { class: "warnings" }, make("summary", {}, `Warnings: ${codes}`),
+      ...detail.warnings.map(drawProblem)));
+  }
+  // The picture before is shown by the flicker of the one after.
+  const before = new Set(detail.pictures.map((picture) => picture.pair));
   for (const picture of detail.pictures) {
-    if (told.has(picture.name)) continue;
     const other = detail.pictures.find((found) => found.name === picture.pair);
-    told.add(picture.name);
-    if (other) told.add(other.name);
-    parts.push(drawPicture(one, picture, other));
+    if (!before.has(picture.name)) parts.push(drawPicture(one, picture, other));
   }
   if (!detail.pictures.length) {
     parts.push(make("p", { class: "missing" }, one.ended === "failed"
@@ -174,9 +176,13 @@ function drawQuality(detail) {
     const shell = row.b_s_per_mm2 === "n/a" ? "" : ` b=${row.b_s_per_mm2}`;
     const words = Number.isFinite(value) ? `${Number(value.toPrecision(3))}${unit}` : row.value;
     list.append(make("li", {}, `${row.metric}${shell} ${words} `,
-      make("span", { class: `verdict ${row.verdict}` }, row.verdict)));
+      make("span", { class: `badge ${row.verdict}` }, row.verdict)));
   }
-  return list;
+  const passed = rows.filter((row) => row.verdict === "pass").length;
+  const box = make("details", { class: "numbers" },
+    make("summary", {}, `Quality numbers: ${passed} of ${rows.length} pass their limits`), list);
+  box.open = passed < rows.length;
+  return rows.length ? box : "";
 }
 
 function drawProblem(problem) {
@@ -187,7 +193,8 @@ function drawProblem(problem) {
 }
 
 function drawPicture(one, picture, other) {
-  const head = make("h2", {}, picture.title);
+  const title = make("span", {}, picture.title);
+  const head = make("h2", {}, title);
   const sheet = make("div", { class: "sheet" });
   const figure = make("figure", {}, head, sheet, make("figcaption", {}, picture.caption || ""));
   const address = (shown) => `picture/${encodeURIComponent(one.label)}/${encodeURIComponent(shown)}`;
@@ -202,7 +209,6 @@ function drawPicture(one, picture, other) {
   if (other && other.shown) {
     const button = make("button", { type: "button", class: "flicker", "aria-pressed": "false" },
       "Flicker ", make("kbd", {}, "v"));
-    const which = make("span", { class: "soft" }, picture.title);
     new Image().src = address(other.shown);
     button.addEventListener("click", () => {
       const turned = button.getAttribute("aria-pressed") === "false";
@@ -210,9 +216,9 @@ function drawPicture(one, picture, other) {
       button.setAttribute("aria-pressed", String(turned));
       image.src = address(shown.shown);
       image.alt = shown.alt || shown.title;
-      which.textContent = shown.title;
+      title.textContent = shown.title;
     });
-    head.append(button, which);
+    head.append(button);
   }
   return figure;
 }
@@ -361,8 +367,10 @@ async function showAgreement() {
 function drawPair(categories, pair) {
   const [first, second] = pair.raters;
   const { value, low, high, reason } = pair.kappa;
+  const interval = low === null ? `no interval: ${reason}`
+    : `95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}`;
   const kappa = value === null ? `Cohen's kappa is not defined: ${reason}.`
-    : `Cohen's kappa ${value.toFixed(2)} (95 % interval ${low.toFixed(2)} to ${high.toFixed(2)}).`;
+    : `Cohen's kappa ${value.toFixed(2)} (${interval}).`;
   const head = make("tr", {}, make("th", {}, `${first} \u2193  ${second} \u2192`),
     ...categories.map((name) => make("th", { scope: "col" }, name)));
   const rows = pair.counts.map((counts, i) => make("tr", {}, make("th", { scope: "row" }, categories[i]),

@@ -56,8 +56,8 @@ class Viewer {
     this.canvas.dataset.shown = "";
     this.tell(layers.length ? "" : "This session has no images to look at.");
     await this.draw();
-    const places = (this.layers.find((one) => one.name === "segments") || { segments: [] }).segments;
-    if (turn === this.turn && places.length) this.goTo(places[Math.floor(places.length / 2)].mm);
+    const segments = this.layers.flatMap((one) => one.segments);
+    if (turn === this.turn && segments.length) this.goTo(middle(segments.map((one) => one.mm)));
   }
 
   async load(layer) {
@@ -151,6 +151,13 @@ class Viewer {
     });
     return [`${x}, ${y}, ${z} mm`, ...said].filter(Boolean).join("  ·  ");
   }
+}
+
+// The place (mm) that is nearest to the mean of all.
+function middle(places) {
+  const mean = [0, 1, 2].map((axis) => places.reduce((sum, mm) => sum + mm[axis], 0) / places.length);
+  const far = (mm) => Math.hypot(...mm.map((value, axis) => value - mean[axis]));
+  return places.reduce((best, mm) => (far(mm) < far(best) ? mm : best));
 }
 
 // Why the server gave no image.
