@@ -36,6 +36,9 @@ from somite.rootline import points_of, read_landmarks
 from somite.segments import NA, Segment, carries, field_text, read_label_table
 from somite.selection import CLIPPED, read_flags
 
+LEVEL_DOUBTFUL = "level_doubtful"
+"""Flag of segments at a disc whose name passes over a vertebra that is labelled."""
+
 
 class Config(StepConfig):
     """What to cut. A rule that is null cuts nothing."""
@@ -83,6 +86,7 @@ def carve(body: Body, config: Config, told: Mapping[Segment, str] | None = None)
         told: flags of the labels' segments, which their parts get too; `clipped` those at the border.
     """
     flags = told or {}
+    doubtful = doubtful_discs(body)
     given = {segment for segment in body.segments() if segment.segment}
     made = Carved(np.zeros(body.labels.shape, np.int32), [])
     value = max((label.index for label in body.table), default=0)
@@ -93,7 +97,7 @@ def carve(body: Body, config: Config, told: Mapping[Segment, str] | None = None)
             continue
         value += 1
         made.labels[part.mask] = value
-        more = _inherited(body, part, flags)
+        more = (*_inherited(body, part, flags), *_doubt(part.segment, doubtful))
         parts.append(_row(value, part.segment, part.reason, tuple(dict.fromkeys((*part.flags, *more)))))
     for label in body.table:
         if label.segment in body.taken:
@@ -101,7 +105,8 @@ def carve(body: Body, config: Config, told: Mapping[Segment, str] | None = None)
         mask, reason = body.eroded(label.segment)
         made.labels[mask & (body.labels == label.index)] = label.index
         own = tuple(word for word in flags.get(label.segment, "").split(";") if word)
-        made.rows.append(_row(label.index, label.segment, reason, own, label.name))
+        own = (*own, *_doubt(label.segment, doubtful))
+        made.rows.append(_row(label.index, label.segment, reason, tuple(dict.fromkeys(own)), label.name))
     made.rows += parts
     return made
 
@@ -135,9 +140,27 @@ def _row(
     return {"index": index, "name": name} | place | {"flags": ";".join(flags), "reason": reason}
 
 
+def levels_present(body: Body) -> list[str]:
+    """Levels of the labels that have a voxel: a table may name vertebrae that few spines have."""
+    held = set(np.unique(body.labels).tolist())
+    return [label.segment.level for label in body.table if label.index in held]
+
+
+def doubtful_discs(body: Body) -> dict[str, tuple[str, ...]]:
+    """Levels of discs between whose vertebrae others lie -> those. TotalSpineSeg calls the disc above the
+    sacrum L5-S1 also where it lies under L6."""
+    present = levels_present(body)
+    found = {level: levels.passed_over(level, present) for level in dict.fromkeys(present)}
+    return {level: between for level, between in found.items() if between}
+
+
+def _doubt(segment: Segment, doubtful: Mapping[str, object]) -> tuple[str, ...]:
+    return (LEVEL_DOUBTFUL,) if segment.level in doubtful else ()
+
+
 def tell_levels(body: Body) -> None:
     """Leave word of transitional anatomy and of names that are no levels. Nothing is renumbered."""
-    named = [segment.level for segment in body.segments()]
+    named = levels_present(body)
     listed = levels.transitional(named)
     if listed:
         body.context.infer(
@@ -146,6 +169,8 @@ def tell_levels(body: Body) -> None:
             "levels that most spines do not have; their names are kept",
         )
         body.context.warn(_levels_problem("TRANSITIONAL_ANATOMY", "levels of a transitional anatomy", listed))
+    if doubtful := doubtful_discs(body):
+        body.context.warn(_doubtful_problem(doubtful))
     if strange := levels.unknown(named):
         body.context.warn(_levels_problem("LEVEL_UNKNOWN", "levels are neither vertebrae nor discs", strange))
 
@@ -171,6 +196,19 @@ def _levels_problem(code: str, what: str, found: Sequence[str]) -> Problem:
         found=", ".join(found),
         expected="C1 to S5 for vertebrae and nerves, L4-L5 for discs",
         do="check the names in the label table: nothing is renumbered, and all rows keep the names given",
+        severity="warning",
+    )
+
+
+def _doubtful_problem(doubtful: Mapping[str, Sequence[str]]) -> Problem:
+    found = [f"{disc}, although {', '.join(between)} lies between" for disc, between in doubtful.items()]
+    return Problem(
+        "LEVEL_DOUBTFUL",
+        "discs are named after vertebrae between which others are labelled",
+        found="; ".join(found),
+        expected="a disc named after the vertebra above and the one below it: L6-S1 under L6",
+        do="look at the image, and name the disc in the label table as it is to be reported. Nothing is "
+        f"renumbered: all rows keep the name given, those of these levels with the flag {LEVEL_DOUBTFUL}",
         severity="warning",
     )
 

@@ -16,6 +16,7 @@ from somite import images, levels
 from somite.errors import DatasetError
 from somite.images import Grid
 from somite.interfaces import carve
+from somite.label_sources import shipped
 from somite.phantom import roots as phantom_roots
 from somite.registry import Context, discover
 from somite.rootline import points_of
@@ -123,6 +124,62 @@ def test_the_ganglion_is_the_foraminal_zone(tmp_path: Path) -> None:
     assert one.s[found["extraforaminal"]].min() > 16
     assert Segment("drg", "L", "L5") not in rows
     assert "ganglion" in context.facts[0].value
+
+
+def spine(values: Sequence[int], grid: Grid) -> np.ndarray:
+    """Blocks of these labels from below to above, before a canal of label 2."""
+    labels = np.zeros(grid.shape, np.int32)
+    labels[9:12, 2:5] = 2
+    for place, value in enumerate(values):
+        labels[4:16, 8:18, 4 * place : 4 * place + 4] = value
+    return labels
+
+
+def test_the_disc_under_l6_that_totalspineseg_calls_l5_s1_is_named_and_flagged(tmp_path: Path) -> None:
+    """Its label 100 is the disc above the sacrum, whichever vertebra lies above it."""
+    grid = Grid((20, 20, 36), np.diag([2.0, 2, 2, 1]))
+    table = [*shipped.read_shipped("totalspineseg"), Label(300, "m", Segment("multifidus", "L"))]
+    labels = spine([50, 100, 46, 96, 45, 95, 44, 94, 43], grid)
+    labels[13:16, 2:5] = 300
+    masks, rows, context = run(tmp_path, labels, grid, table, {"slabs": {}, "discs": {}})
+    assert codes(context)[:2] == ["TRANSITIONAL_ANATOMY", "LEVEL_DOUBTFUL"]
+    assert context.warnings[0].found == "L6, L5-L6"
+    told = context.warnings[1]
+    assert told.found == "L5-S1, although L6, L5-L6 lies between" and "level_doubtful" in told.do
+    flagged = {one for one, row in rows.items() if "level_doubtful" in row["flags"]}
+    assert {one.level for one in flagged} == {"L5-S1"}
+    assert {one.region for one in flagged} == {"disc", "canal", "multifidus"}
+    assert {one.segment for one in flagged if one.region == "disc"} == {"np", "af_anterior", "af_posterior"}
+    disc = [mask for one, mask in masks.items() if (one.region, one.level) == ("disc", "L5-S1")]
+    assert np.array_equal(np.any(disc, axis=0), labels == 100)  # not renumbered
+    assert "L6-S1" not in {one.level for one in rows}
+
+
+def test_a_usual_spine_of_totalspineseg_is_not_transitional(tmp_path: Path) -> None:
+    """Its table names L6 and L7, which few spines have."""
+    grid = Grid((20, 20, 36), np.diag([2.0, 2, 2, 1]))
+    labels = spine([50, 100, 45, 95, 44, 94, 43], grid)
+    _, rows, context = run(tmp_path, labels, grid, shipped.read_shipped("totalspineseg"), {})
+    assert "TRANSITIONAL_ANATOMY" not in codes(context) and "LEVEL_DOUBTFUL" not in codes(context)
+    assert not any(row["flags"] not in ("", "n/a") for row in rows.values())
+
+
+@pytest.mark.parametrize(
+    ("disc", "present", "between"),
+    [
+        ("L5-S1", ["L5", "S1", "L4-L5"], ()),
+        ("L5-S1", ["L5", "L6", "L6-S1"], ("L6", "L6-S1")),
+        ("L4-S1", ["L4", "S1", "L3-L4"], ()),
+        ("T12-L1", ["T12", "T13", "L1"], ("T13",)),
+        ("C7-T1", ["C7", "C8", "T1"], ()),
+        ("L5", ["L6"], ()),
+        ("sacral", ["L6"], ()),
+    ],
+)
+def test_a_disc_passes_over_what_lies_between_its_vertebrae(
+    disc: str, present: list[str], between: tuple[str, ...]
+) -> None:
+    assert levels.passed_over(disc, [*present, disc]) == between
 
 
 def test_labels_that_are_segments_pass_unchanged(tmp_path: Path) -> None:

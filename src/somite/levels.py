@@ -38,3 +38,28 @@ def rank(level: str) -> float | None:
         return None
     upper, _, lower = level.partition("-")
     return 100.0 * "CTLS".index(upper[0]) + int(upper[1:]) + (0.5 if lower else 0.0)
+
+
+def passed_over(disc: str, present: Iterable[str]) -> tuple[str, ...]:
+    """Levels among those present that lie between the two vertebrae of a disc's name: L6 and L5-L6 of L5-S1.
+
+    Such a name is not that of the vertebrae that the disc lies between. C8 is a nerve of every spine.
+    """
+    ends = _ends(disc)
+    if ends is None or ends[0] == ends[1]:
+        return ()
+
+    def between(level: str) -> bool:
+        own = _ends(level)
+        if own is None or level in (disc, "C8"):
+            return False
+        return ends[0] <= own[0] and own[1] <= ends[1] and level not in disc.split("-")
+
+    return tuple(filter(between, dict.fromkeys(present)))
+
+
+def _ends(level: str) -> tuple[float, float] | None:
+    """Places of the upper and the lower vertebra of a disc; of a vertebra, its own twice."""
+    upper, _, lower = level.partition("-")
+    first, last = rank(upper), rank(lower or upper)
+    return None if first is None or last is None else (first, last)
