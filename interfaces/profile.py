@@ -233,14 +233,15 @@ def bundle_profiles(bundles: Bundles, table: Sequence[Label], scan: Scan, config
         for k in range(config.nodes):
             part = k / (config.nodes - 1)
             for metric in config.metrics:
-                value, se = (float(v[k]) * METRICS[metric].scale for v in found[metric])
+                mean, se, weighting = found[metric]
                 yield place | {
+                    "weighting": weighting,
                     "node": k,
                     "position_mm": part * core.length_mm,
                     "position_frac": part,
                     "metric": metric,
-                    "value": value,
-                    "se": se,
+                    "value": float(mean[k]) * METRICS[metric].scale,
+                    "se": float(se[k]) * METRICS[metric].scale,
                     "n_voxels": len(lines),
                     "weight": 1.0,
                 }
@@ -345,6 +346,17 @@ def _tell(rows: Sequence[Row], context: Context) -> None:
         reasons.setdefault(name, set()).add(str(row.get("reason") or ""))
         if "value" in row:
             measured.add(name)
+    alike = {
+        " ".join(str(row[c]) for c in ("region", "side", "level", "segment") if row[c])
+        for row in rows
+        if row["extraction"] == "tract" and row["weighting"] == "uniform" and "value" in row
+    }
+    if alike:
+        context.infer(
+            f"weighting of the bundles {', '.join(sorted(alike))}",
+            "uniform",
+            "fewer than 5 streamlines, or streamlines in one plane, have no covariance to weight them by",
+        )
     context.numbers["profiles"] = float(len(reasons))
     context.numbers["profiles_measured"] = float(len(measured))
     missing = [f"{name} ({'; '.join(sorted(why))})" for name, why in reasons.items() if name not in measured]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,26 @@ def test_bundles_are_read_and_profiled_from_end_to_end(tmp_path: Path, suffix: s
     np.testing.assert_allclose(values, true_x / 100, atol=0.02)
     assert {row["extraction"] for row in rows} == {"tract"}
     assert {row["n_voxels"] for row in rows} == {"30"}
+
+
+def test_the_weighting_of_a_bundle_is_told_as_it_was(tmp_path: Path) -> None:
+    """Too few streamlines, or all in one plane, have no covariance: they are weighted alike, as it says."""
+    grid = Grid((60, 20, 30), np.diag([1.0, 1, 1, 1]))
+    fa = np.broadcast_to(np.indices((20, 30)).sum(0) / 100, grid.shape)
+    rng = np.random.default_rng(0)
+    flat = [line * [1, 0, 1] + [0, 10, 0] for line in bundle(rng)]
+    bundles = {"CST": bundle(rng), "SLF": bundle(rng, 4), "UF": flat}
+    index = np.repeat(np.arange(1, 4), [len(lines) for lines in bundles.values()])
+    path = write_bundles(tmp_path / "b.trk", Bundles([*chain(*bundles.values())], index), grid)
+    table = [Label(k, name, Segment(name, "R")) for k, name in enumerate(bundles, start=1)]
+    rows, context = run(tmp_path / "out", constant_maps(grid, fa), grid, tracts=path, tract_table=table)
+    found = {name: {row["weighting"] for row in rows if row["region"] == name} for name in bundles}
+    assert found == {"CST": {"gaussian"}, "SLF": {"uniform"}, "UF": {"uniform"}}
+    (fact,) = context.facts
+    assert fact.name == "weighting of the bundles SLF R, UF R" and fact.value == "uniform"
+    few = [float(r["value"]) for r in rows if r["region"] == "SLF" and r["metric"] == "fa"]
+    at = np.array([(line if line[0, 0] < line[-1, 0] else line[::-1])[30] for line in bundles["SLF"]])
+    assert few[50] == pytest.approx((at[:, 1:].sum(1) / 100).mean(), abs=0.005)  # alike
 
 
 def test_a_map_of_probabilities_is_profiled_along_its_own_centreline(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -24,6 +24,7 @@ from somite.errors import DatasetError, Problem
 from somite.images import Grid
 
 _BROKEN = (HeaderError, DataError)
+BundleWeighting = Literal["gaussian", "uniform"]
 KEY = "tract"
 """Name of the data of each streamline that tells its bundle: the index in the table of the tracts."""
 
@@ -93,13 +94,14 @@ def write_bundles(path: Path, bundles: Bundles, grid: Grid) -> Path:
 
 def bundle_profile(
     data: NDArray[Any], lines: Sequence[Floats], core: Centreline, affine: NDArray[np.float64], nodes: int
-) -> tuple[Floats, Floats]:
-    """Profile of a map along a bundle by dipy's afq_profile, and its standard error, both (nodes,).
+) -> tuple[Floats, Floats, BundleWeighting]:
+    """Profile of a map along a bundle by dipy's afq_profile, its standard error, both (nodes,), and how
+    streamlines were weighted.
 
     Streamlines are oriented by the core and weighted at each node by their distance from it (gaussian_weights
-    of dipy); equally where fewer than 5 streamlines, or streamlines in one plane, have no covariance. The
-    error takes the streamlines as independent: the weighted standard deviation over the square root of their
-    effective number.
+    of dipy); equally (`uniform`) where fewer than 5 streamlines, or streamlines in one plane, have no
+    covariance. The error takes the streamlines as independent: the weighted standard deviation over the
+    square root of their effective number.
 
     Args:
         data: (x, y, z).
@@ -112,22 +114,24 @@ def bundle_profile(
     guide = core.points[np.linspace(0, len(core.points) - 1, nodes).astype(int)].astype(np.float32)
     bundle = orient_by_streamline(Streamlines([line.astype(np.float32) for line in lines]), guide)
     bundle = set_number_of_points(bundle, nb_points=nodes)
-    weights = _gaussian(bundle, nodes)
+    weights, weighting = _weights(bundle, nodes)
     mean = np.asarray(afq_profile(volume, bundle, affine, n_points=nodes, weights=weights), np.float64)
     values = np.array(values_from_volume(volume, bundle, affine))
     effective = 1 / (weights**2).sum(0)
     spread = (weights * (values - mean) ** 2).sum(0)
     single = effective <= 1 + 1e-9
     se = np.sqrt(spread / np.where(single, 1.0, effective - 1))
-    return mean, np.where(single, np.nan, se)
+    return mean, np.where(single, np.nan, se), weighting
 
 
-def _gaussian(bundle: Streamlines, nodes: int) -> Floats:
-    """Weights (n streamlines, nodes) of dipy; equal where there are too few streamlines for a covariance."""
+def _weights(bundle: Streamlines, nodes: int) -> tuple[Floats, BundleWeighting]:
+    """Weights (n streamlines, nodes) of dipy; equal where the streamlines of a node have no covariance."""
     n = len(bundle)
     if n > 4:
         try:
-            return np.asarray(gaussian_weights(bundle, n_points=nodes), np.float64)
+            weights = np.asarray(gaussian_weights(bundle, n_points=nodes), np.float64)
         except np.linalg.LinAlgError:  # all streamlines in one plane at a node
-            pass
-    return np.full((n, nodes), 1.0 / n)
+            weights = np.full((n, nodes), np.nan)
+        if np.isfinite(weights).all():
+            return weights, "gaussian"
+    return np.full((n, nodes), 1.0 / n), "uniform"
