@@ -48,11 +48,11 @@ def test_the_example_step_runs_in_a_copy_of_the_repository(
     command = cohort.command("participant")
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "steps: 4 run, 56 cached, 0 failed" in done.stdout.splitlines()[-1]
+    assert "steps: 4 run, 60 cached, 0 failed" in done.stdout.splitlines()[-1]
     maps = list(cohort.out.glob("sub-*/dwi/*_param-fasmooth_dwimap.nii.gz"))
     assert len(maps) == 4
     assert maps[0].with_name(maps[0].name.replace(".nii.gz", ".json")).is_file()
 
     cohort.set(cohort.config.read_text() + "smooth_fa: {fwhm_mm: 4}\n")
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert "steps: 4 run, 56 cached, 0 failed" in done.stdout.splitlines()[-1]
+    assert "steps: 4 run, 60 cached, 0 failed" in done.stdout.splitlines()[-1]
