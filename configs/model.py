@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -21,41 +19,18 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     ValidationError,
     create_model,
 )
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
 from somite.analysis.model import AnalysisConfig, Cohort, analyses_type
+from somite.configs.cluster import Cluster
+from somite.configs.forms import CommandLine, Form, Words
 from somite.label_sources.naming import NameRule
 from somite.label_sources.source import SourceName
 from somite.registry import Step, StepConfig
-
-
-@dataclass(frozen=True)
-class _Form:
-    """Text of one form, refused in words rather than with the pattern; the words stand in the schema too."""
-
-    pattern: str
-    words: str
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, core: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return {**handler(core), "pattern": f"^{self.pattern}$", "$comment": self.words}
-
-    def _check(self, text: str) -> str:
-        if not re.fullmatch(self.pattern, text):
-            raise PydanticCustomError("text_form", "{words}", {"words": self.words})
-        return text
 
 
 def _several(value: object) -> object:
@@ -63,17 +38,9 @@ def _several(value: object) -> object:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
-BidsLabel = Annotated[str, _Form("[0-9A-Za-z]+", "letters and digits only, as in the names of BIDS files")]
+BidsLabel = Annotated[str, Form("[0-9A-Za-z]+", "letters and digits only, as in the names of BIDS files")]
 Name = Annotated[
-    str, _Form("[0-9A-Za-z][0-9A-Za-z_.-]*", "letters, digits, - _ and . only, a letter or digit first")
-]
-Words = Annotated[str, _Form("[^\t\r\n]*", "on one line, without tabs")]
-CommandLine = Annotated[
-    str,
-    _Form(
-        r"""(?=.*\S)([^'"\\\t\r\n]|'[^'\r\n]*'|"([^"\\\r\n]|\\.)*"|\\.)+""",
-        "a command on one line, its quotes closed, such as apptainer exec /images/fsl.sif",
-    ),
+    str, Form("[0-9A-Za-z][0-9A-Za-z_.-]*", "letters, digits, - _ and . only, a letter or digit first")
 ]
 _SomeLabels = Annotated[tuple[BidsLabel, ...], Field(min_length=1)]
 BidsLabels = Annotated[
@@ -238,6 +205,8 @@ class Settings(BaseModel):
     """Where masks made beforehand are, if there are any."""
     tools: Tools = Tools()
     """Where the command-line tools come from."""
+    cluster: Cluster = Cluster()
+    """What `somite submit` asks a Slurm cluster for. No result depends on it."""
     cohort: Cohort = Cohort()
     """Clinical data of the group level, and who is left out of every analysis."""
     analyses: Mapping[str, AnalysisConfig] = Field(default_factory=dict)

@@ -32,9 +32,8 @@ def run_participants(
         GraphError, ToolError: as `graph.join`, before anything runs.
     """
     pages = Written()
-    stopped = [_stopped(session, place) for session in place.plan.sessions if session.errors]
+    stopped = record_stopped(place)
     for item in stopped:
-        record.write(item, place.out_dir)
         writing.write_session(place.out_dir, item.label, pages)
     if stopped and stop_on_first_failure:
         return stopped, pages
@@ -54,6 +53,14 @@ def run_participants(
     return stopped + ran, pages
 
 
+def record_stopped(place: Place) -> list[Record]:
+    """Write the records of the sessions that the plan stops; returns them."""
+    stopped = [_stopped(session, place) for session in place.plan.sessions if session.errors]
+    for item in stopped:
+        record.write(item, place.out_dir)
+    return stopped
+
+
 def _stopped(session: Session, place: Place) -> Record:
     """The record of a session that its plan stops: nothing else is written for it."""
     identity = participant.identity_of(session, place.settings)
@@ -69,6 +76,7 @@ def _stopped(session: Session, place: Place) -> Record:
         facts=list(session.facts),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=place.command,
+        job=place.job,
     )
     return record.not_reached(result, place.out_dir)
 

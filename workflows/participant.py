@@ -299,6 +299,8 @@ class Place:
     work_dir: Path
     verify: bool = False
     command: str = ""
+    job: str = ""
+    """Job and element of the cluster, for the records."""
 
 
 def joined(settings: Settings) -> Callable[[frozenset[str]], tuple[Node, ...]]:
@@ -374,6 +376,7 @@ def _unit(session: Session, place: Place, nodes: Callable[[frozenset[str]], tupl
         keep=place.settings.keep,
         verify=place.verify,
         command=place.command,
+        job=place.job,
     )
 
 

@@ -17,7 +17,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -31,6 +31,8 @@ from somite.registry import discover
 from somite.workflows import session
 from somite.workflows.engine import Event
 from somite.workflows.session import Unit
+
+_INTERRUPTS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 
 BASE_GB = 0.4
 """Memory of a session's process beside its data: interpreter and libraries."""
@@ -102,16 +104,26 @@ def run(
                 tell(told)
                 if not running:
                     break
+    except ToldToEnd as end:
+        jobs = list(running.values())
+        running.clear()
+        _end(jobs)
+        for job in jobs:
+            if not job.has_its_record():
+                _without_steps(job.unit, end.problem, job.step)
+        raise
     finally:
         _end(running.values())
     return [records[unit.label] for unit in units if unit.label in records]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
     unit: Unit
     process: ForkServerProcess
     connection: Connection
+    step: str = ""
+    """That it works on."""
 
     def receive(self) -> Told:
         """What it tells next; a process that ended without its record gets one."""
@@ -119,8 +131,18 @@ class _Running:
             what: Any = self.connection.recv()
         except (EOFError, OSError):
             self.process.join(5)
-            what = _killed(self.unit, self.process.exitcode)
+            what = _killed(self.unit, self.process.exitcode, self.step)
+        if isinstance(what, Event) and what.state == "started":
+            self.step = what.step
         return Told(self.unit.label, what)
+
+    def has_its_record(self) -> bool:
+        """Whether it told its record, which says more than that it was ended."""
+        with suppress(EOFError, OSError):
+            while self.connection.poll():
+                if isinstance(self.connection.recv(), Record):
+                    return True
+        return False
 
 
 def _next(waiting: Sequence[Unit], running: Iterable[_Running], limits: Limits, threads: int) -> int | None:
@@ -143,10 +165,10 @@ def _start(unit: Unit, threads: int) -> _Running:
 
 
 class _no_interrupt:
-    """Hold SIGINT back while a process is started: half of a start cannot be undone."""
+    """Hold signals back while a process is started: half of a start cannot be undone."""
 
     def __enter__(self) -> None:
-        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
 
     def __exit__(self, *error: object) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
@@ -167,7 +189,7 @@ def _end(running: Iterable[_Running]) -> None:
 
 def _guard(unit: Unit, threads: int, connection: Connection) -> None:
     """Fork the session's process and wait for its end, or for the end of the process that asked for it."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     alive, alive_end = os.pipe()
     worker = os.fork()
@@ -266,7 +288,7 @@ def _work(unit: Unit, threads: int, connection: Connection) -> None:
     connection.close()
 
 
-def _killed(unit: Unit, exit_code: int | None) -> Record:
+def _killed(unit: Unit, exit_code: int | None, step: str) -> Record:
     found, do = f"exit status {exit_code}", "read its log, then run again"
     with suppress(ValueError):
         number = signal.Signals(256 - (exit_code or 0))  # the guard passes -N on as 256 - N
@@ -282,6 +304,7 @@ def _killed(unit: Unit, exit_code: int | None) -> Record:
             found=found,
             do=do,
         ),
+        step,
     )
 
 
@@ -298,19 +321,48 @@ def _refuse(unit: Unit, limits: Limits) -> Record:
     )
 
 
-def _without_steps(unit: Unit, problem: Problem) -> Record:
+def _without_steps(unit: Unit, problem: Problem, failed_step: str = "") -> Record:
     """The record of a session that cannot write its own."""
-    result = record.not_reached(session.blank_record(unit, "failed", [problem]), unit.out_dir)
+    blank = replace(session.blank_record(unit, "failed", [problem]), failed_step=failed_step)
+    result = record.not_reached(blank, unit.out_dir)
     with suppress(OSError):  # the run goes on with the others, and its last line counts this one
         record.write(result, unit.out_dir)
     return result
 
 
+class ToldToEnd(KeyboardInterrupt):
+    """An interruption that is not a person's at the keyboard: the records of what it ended tell of it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+    @property
+    def problem(self) -> Problem:
+        """For the record of a session that was running."""
+        if self.number == signal.SIGUSR1:
+            return Problem(
+                "TIME_LIMIT",
+                "the time limit of the job came before the session ended",
+                do="raise cluster: time_h, then submit again: what is finished is kept",
+            )
+        return Problem(
+            "TERMINATED",
+            "the run was told to end before the session did (SIGTERM)",
+            do="run again: what is finished is kept",
+        )
+
+
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt, as a scheduler's time limit sends it."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    """Let SIGTERM interrupt, and SIGUSR1, by which the script of a job says that its time limit is near."""
+
+    def end(number: int, _: object) -> None:
+        raise ToldToEnd(number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

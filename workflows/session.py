@@ -53,6 +53,7 @@ class Unit:
     keep: Literal["final", "all"] = "all"
     verify: bool = False
     command: str = ""
+    job: str = ""
 
     @property
     def folder(self) -> Path:
@@ -85,6 +86,7 @@ def blank_record(unit: Unit, verdict: record.Verdict, problems: Sequence[Problem
         recipe=unit.recipe,
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=unit.command,
+        job=unit.job,
         software={"somite": __version__, "python": platform.python_version()},
         processor=fingerprint.processor(),
         threads=resources.threads(),

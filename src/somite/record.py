@@ -75,6 +75,8 @@ class Record:
     seconds: float = 0.0
     started: str = ""
     command: str = ""
+    job: str = ""
+    """Job and element of the cluster that ran it: `1234_5`."""
     software: dict[str, str] = field(default_factory=dict)
     processor: str = ""
     threads: int = 1
@@ -144,9 +146,14 @@ def read_group(out_dir: Path) -> list[Record]:
 
 
 def write_roll(out_dir: Path, recipes: Mapping[str, str]) -> Path:
-    """Keep which sessions a run is about to do, and by which recipe, beside those of earlier runs."""
-    roll = {**read_roll(out_dir), **recipes}
-    return write_atomically(out_dir / "logs" / "sessions.json", json.dumps(roll, indent=1) + "\n")
+    """Keep which sessions a run is about to do, and by which recipe, beside those of earlier runs.
+
+    What is there already is not written again: elements of a cluster, whose sessions `submit` wrote down
+    together, do not take each other's away.
+    """
+    known, path = read_roll(out_dir), out_dir / "logs" / "sessions.json"
+    roll = {**known, **recipes}
+    return path if roll == known else write_atomically(path, json.dumps(roll, indent=1) + "\n")
 
 
 def read_roll(out_dir: Path) -> dict[str, str]:
