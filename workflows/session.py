@@ -257,7 +257,7 @@ def _is_sound(item: Trace, cache_root: Path) -> bool:
 
 def _check_inputs_unchanged(unit: Unit) -> None:
     hashes = HashCache(unit.folder / "hashes.json")
-    changed = [path for path in _files(unit) if hashes.peek(path) is None]
+    changed = [path for path in files(unit) if hashes.peek(path) is None]
     if changed:
         raise DatasetError(
             Problem(
@@ -339,7 +339,7 @@ def _open_record(unit: Unit, last: Record, kept: Mapping[str, Delivered]) -> Non
 def _sidecar(unit: Unit, item: Trace, derivative: Derivative) -> dict[str, Any]:
     node = item.node
     inferred = {fact["name"]: fact["value"] for fact in item.report["facts"]}
-    sources = [f"bids:raw:{_relative(unit, path)}" for path in _files(unit)]
+    sources = [f"bids:raw:{_relative(unit, path)}" for path in files(unit)]
     return {
         **derivative.metadata,
         **{key: inferred[name] for key, name in derivative.told.items() if name in inferred},
@@ -360,10 +360,10 @@ def _relative(unit: Unit, path: Path) -> str:
 def input_sums(unit: Unit) -> dict[str, str]:
     """Input file, relative to its dataset -> its checksum now; only a file that changed is read."""
     hashes = HashCache(unit.folder / "hashes.json")
-    return {_relative(unit, path): hashes.sha256(path) for path in _files(unit)}
+    return {_relative(unit, path): hashes.sha256(path) for path in files(unit)}
 
 
-def _files(unit: Unit) -> list[Path]:
+def files(unit: Unit) -> list[Path]:
     """The input files."""
     values = (value if isinstance(value, tuple) else (value,) for value in unit.files.values())
     return [path for value in values for path in value if path is not None]

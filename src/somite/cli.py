@@ -70,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--stop-on-first-crash", action="store_true", help="end the other sessions when one fails"
     )
+    run.add_argument("--only", nargs="+", metavar="SESSION", help="sessions by name, as `status` has them")
+    run.add_argument("--job", default="", help=argparse.SUPPRESS)  # its element, in the scripts of `submit`
     run.set_defaults(command=_run)
 
     status = commands.add_parser("status", help="say how the sessions of an output dataset stand")
@@ -83,6 +85,21 @@ def _parser() -> argparse.ArgumentParser:
     review = commands.add_parser("review", help="look at the sessions in a browser and judge them by keys")
     _add_review(review)
     review.set_defaults(command=_review)
+
+    submit = commands.add_parser("submit", help="give what is missing or failed to a Slurm cluster")
+    _add_dataset(submit)
+    submit.add_argument("--retry-memory", type=_times, metavar="2x", help="after an end for want of memory")
+    submit.add_argument("--chunk", type=_count, metavar="N", help="sessions of one element of the array")
+    instead = submit.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="print the scripts; write and send nothing")
+    instead.add_argument(
+        "--print-commands", action="store_true", help="print a list for another scheduler; send nothing"
+    )
+    submit.set_defaults(command=_submit)
+
+    cancel = commands.add_parser("cancel", help="end the jobs of an output dataset")
+    cancel.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    cancel.set_defaults(command=_cancel)
 
     diff = commands.add_parser("diff", help="say what changed between two freezes of a table")
     diff.add_argument("table_a", type=Path, metavar="TABLE_A", help="segments or results, TSV or Parquet")
@@ -165,6 +182,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def _times(text: str) -> float:
+    value = _positive(text.removesuffix("x"))
+    if not 1 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not a factor above 1, such as 2x")
     return value
 
 
@@ -279,7 +303,7 @@ def _run(options: argparse.Namespace) -> int:
         records += ran
         _say_problems(pages.problems)
     if "group" in options.levels:
-        if options.participant_label or options.session_label:
+        if options.participant_label or options.session_label or options.only:
             sys.stderr.write("warning: the tables hold only the participants and sessions asked for\n")
         members, made = cohort.run_group(place, may_use)
         records += made
@@ -298,7 +322,7 @@ def _run(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from somite.report import writing
 
-    _check_records(options.out_dir)
+    _check_has_run(options.out_dir)
     written = writing.write_all(options.out_dir.absolute())
     _say_problems(written.problems)
     say(
@@ -308,17 +332,7 @@ def _report(options: argparse.Namespace) -> int:
     return SOME_FAILED if written.problems else DONE
 
 
-def _status(options: argparse.Namespace) -> int:
-    from somite import show
-
-    _check_records(options.out_dir)
-    lines, failed = show.status(options.out_dir)
-    for line in lines:
-        say(line)
-    return SOME_FAILED if failed else DONE
-
-
-def _check_records(out_dir: Path) -> None:
+def _check_has_run(out_dir: Path) -> None:
     """Refuse a folder that is not the output of a run.
 
     Raises:
@@ -330,10 +344,60 @@ def _check_records(out_dir: Path) -> None:
                 "NOT_AN_OUTPUT",
                 "this folder holds no records of a run",
                 where=str(out_dir),
-                expected="the OUT_DIR of `somite run`",
+                expected="the OUT_DIR of `somite run` or `somite submit`",
                 do="check the path, or run the participant level first",
             )
         )
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from somite import show
+    from somite.workflows import participant, submission
+
+    place = _place(options)
+    if options.chunk:
+        cluster = place.settings.cluster.model_copy(update={"chunk": options.chunk})
+        place = replace(place, settings=place.settings.model_copy(update={"cluster": cluster}))
+    participant.check(place.settings)
+    _say_problems([*place.plan.problems, *_clinical_problems(place)])
+    asked = submission.Asked(
+        options.retry_memory or 1.0,
+        options.n_procs,
+        narrowed=bool(options.participant_label or options.session_label),
+    )
+    if options.dry_run or options.print_commands:
+        sending = submission.prepare(place, asked)
+        if options.dry_run:
+            say(*show.scripts(sending))
+            return DONE
+        submission.write(sending)
+        *sessions, group = submission.commands(sending)
+        if sessions:
+            say(*sessions)
+        sys.stderr.write(f"when all of these have ended, whatever their exit codes:\n{group}\n")
+        return DONE
+    for line in show.sent(*submission.submit(place, asked)):
+        say(line)
+    return DONE
+
+
+def _cancel(options: argparse.Namespace) -> int:
+    from somite.workflows import submission
+
+    _check_has_run(options.out_dir)
+    ended = submission.cancel(options.out_dir.absolute())
+    say(f"cancelled: jobs {', '.join(map(str, ended))}" if ended else "no job waits or runs")
+    return DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    from somite import show
+
+    _check_has_run(options.out_dir)
+    lines, failed = show.status(options.out_dir.absolute())
+    for line in lines:
+        say(line)
+    return SOME_FAILED if failed else DONE
 
 
 def _review(options: argparse.Namespace) -> int:
@@ -342,7 +406,7 @@ def _review(options: argparse.Namespace) -> int:
 
     from somite.review import launch, server
 
-    _check_records(options.out_dir)
+    _check_has_run(options.out_dir)
     serving = server.open_server(options.out_dir, options.rater or getpass.getuser(), options.port)
     say(f"review by {serving.application.rater}: {serving.url}")
     say("Ctrl+C ends it; every verdict is saved at once")
@@ -414,7 +478,10 @@ def _place(options: argparse.Namespace) -> Place:
     settings = reader.read(options.config, discover())
     containers.use(settings.tools.containers())
     _check_output(options.out_dir, options.bids_dir)
-    plan = make_plan(options.bids_dir, settings, options.participant_label, options.session_label)
+    only: list[str] = getattr(options, "only", None) or []
+    participants = options.participant_label or list(dict.fromkeys(item.split("_")[0] for item in only))
+    plan = make_plan(options.bids_dir, settings, participants or None, options.session_label)
+    plan = plan.only(only) if only else plan
     errors = [problem for problem in plan.problems if problem.severity == "error"]
     if errors:
         raise DatasetError.of(errors)
@@ -425,4 +492,5 @@ def _place(options: argparse.Namespace) -> Place:
         work_dir=_work_dir(options),
         verify=options.verify,
         command=options.called_as,
+        job=getattr(options, "job", ""),
     )

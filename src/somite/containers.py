@@ -304,20 +304,27 @@ def describe(container: Container) -> str:
 
 
 def enclosing(
-    container: Container, folder: Path, inputs: Iterable[Path], variables: Mapping[str, str]
+    container: Container,
+    folder: Path,
+    inputs: Iterable[Path],
+    variables: Mapping[str, str],
+    also: Iterable[Path] = (),
 ) -> tuple[str, ...]:
     """The words for a command that works in `folder`, reads `inputs`, and sees `variables`.
 
-    The folder can be written to; those of the inputs cannot. Options of the user come last, and so win.
+    The folder, and the folders `also`, can be written to; those of the inputs cannot. Options of the user
+    come last, and so win.
 
     Raises:
-        ToolError: `CONTAINER_PATH` for a path that the runtime's options cannot hold.
+        ToolError: `CONTAINER_PATH` for a path that the runtime's options cannot hold; `CONTAINER_COMMAND`.
     """
     if not container.runtime:
         return container.words
-    parents = {p for path in inputs for p in (path.parent, path.resolve().parent) if p != folder}
-    _check_paths(container, [folder, *parents])
-    binds = [f"{folder}:{folder}", *(f"{parent}:{parent}:ro" for parent in sorted(parents))]
+    _check_form(container)
+    own = dict.fromkeys((folder, *also))
+    parents = {p for path in inputs for p in (path.parent, path.resolve().parent) if p not in own}
+    _check_paths(container, [*own, *parents])
+    binds = [*(f"{path}:{path}" for path in own), *(f"{parent}:{parent}:ro" for parent in sorted(parents))]
     if container.runtime in _IMAGE_FILES:
         # Variables reach the inside through the environment: see `forwarded`.
         options = [word for bind in binds for word in ("--bind", bind)] + ["--pwd", str(folder)]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from somite import record
+from somite import record, standing
 from somite.dataset.sessions import Session
 from somite.errors import Problem
 from somite.record import Record
-from somite.workflows import participant, session
+from somite.submissions import Submission
+from somite.workflows import participant, session, submission
 from somite.workflows.group import Member, summary
 from somite.workflows.participant import Place
+from somite.workflows.submission import Sending
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -112,25 +112,28 @@ def totals(members: Sequence[Member], records: Sequence[Record]) -> str:
 
 
 def status(out_dir: Path) -> tuple[list[str], bool]:
-    """How sessions and analyses of an output stand, by their records; and whether one is not done."""
+    """How the sessions and analyses of an output stand, by records and cluster; and whether one is not done."""
     records = {item.label: item for item in record.read_all(out_dir)}
-    roll = record.read_roll(out_dir)
+    known = standing.look(out_dir)
+    found = standing.of_sessions(known, records)
     rows = [("session", "verdict", "steps", "seconds", "peak MB", "warnings", "reason")]
-    done = 0
-    for label in sorted({*records, *roll}):
-        item = records.get(label)
-        verdict, reason = _stands(item, roll.get(label))
-        done += verdict == "done"
-        if item is None:
+    for label, stands in found.items():
+        item, verdict, reason = records.get(label), stands.verdict, stands.reason
+        if item is None or stands.is_live:
             rows.append((label, verdict, "", "", "", "", reason))
             continue
         steps = f"{item.count('run')} run, {item.count('cached')} cached"
         seconds = f"{sum(step.seconds for step in item.steps):.1f}"
         rows.append((label, verdict, steps, seconds, f"{item.peak_mb:.0f}", str(len(item.warnings)), reason))
-    unfinished = len(rows) - 1 - done
+    counts = Counter(stands.verdict for stands in found.values())
+    done, live = counts["done"], {name: counts[name] for name in ("running", "queued") if counts[name]}
+    words = "".join(f"{count} {name}, " for name, count in live.items())
     group, waiting = _group(out_dir)
-    lines = [*columns(rows), f"sessions: {done} done, {unfinished} not", *group]
-    return lines, unfinished + waiting > 0
+    tables = standing.of_group(known)
+    if tables is not None and (tables.is_live or not group):
+        group = ["", f"group level: {tables.verdict}" + (f": {tables.reason}" if tables.reason else "")]
+    told = f"sessions: {done} done, {words}{len(found) - done - sum(live.values())} not"
+    return [*columns(rows), told, *group], done < len(found) or waiting > 0
 
 
 def _group(out_dir: Path) -> tuple[list[str], int]:
@@ -157,6 +160,9 @@ def _group(out_dir: Path) -> tuple[list[str], int]:
 
 def _declared(out_dir: Path) -> list[str]:
     """The analyses of the configuration of the last run."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         found = YAML(typ="safe").load((out_dir / "code" / "config.yaml").read_text(encoding="utf-8"))
         return list(found["analyses"])
@@ -179,10 +185,34 @@ def _analysis_stands(item: Record | None, table: Record | None) -> tuple[str, st
     return "done", ""
 
 
-def _stands(item: Record | None, recipe: str | None) -> tuple[str, str]:
-    """Verdict and reason of a session, from its record and the recipe that the last run was to follow."""
-    if item is None:
-        return "not finished", "the run that was to do it ended before: give the same command again"
-    if item.verdict == "done" and recipe is not None and recipe != item.recipe:
-        return "outdated", "the last run was to do it with other options, and ended before"
-    return item.verdict, item.reason
+def scripts(sending: Sending) -> Iterator[str]:
+    """Every file and every call that `somite submit` would make."""
+    for name, text in submission.files(sending).items():
+        yield f"# ---- {sending.folder / name}"
+        yield text.rstrip()
+    yield "# ---- calls; JOB stands for the numbers that sbatch gives"
+    yield from submission.calls(sending)
+
+
+def sent(sending: Sending, made: Submission | None) -> Iterator[str]:
+    """What was given to the cluster."""
+    live = Counter(stands.verdict for stands in sending.standings.values() if stands.is_live)
+    for label in sending.short_of_memory:
+        yield f"{label}  ended for want of memory, and gets no more now: --retry-memory 2x doubles it"
+    yield from failures([member for member in sending.cohort if member.label not in sending.units])
+    for array in made.arrays if made else ():
+        yield (
+            f"array {array.job}: {len(array.elements)} elements, "
+            f"{sum(map(len, array.elements))} sessions, {array.memory_mb / 1024:.1f} GiB and "
+            f"{array.minutes / 60:.1f} h each"
+        )
+    if made is not None and made.group:
+        yield f"group level: job {made.group}"
+    if made is not None:
+        yield f"scripts: {sending.folder}"
+    waiting = "".join(f", {count} {name} already" for name, count in sorted(live.items()))
+    yield f"sessions: {len(sending.labels)} sent, {_done(sending)} done{waiting}"
+
+
+def _done(sending: Sending) -> int:
+    return sum(member.verdict == "done" for member in sending.cohort)

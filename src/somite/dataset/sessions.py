@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +205,20 @@ class Plan:
     """Series that belong to no session of the plan, each with the reason."""
     expected: tuple[Segment, ...] | None = None
     """Segments that the configuration names; None: those of the label tables."""
+
+    def only(self, labels: Sequence[str]) -> Plan:
+        """The same of these sessions alone; one that is not there is a problem, `NO_SUCH_SESSION`."""
+        there = {session.label for session in self.sessions}
+        absent = [label for label in labels if label not in there]
+        problem = Problem(
+            "NO_SUCH_SESSION",
+            "a session that was asked for is not in the dataset",
+            found=listing(absent),
+            expected=listing(sorted(there)) or "no session of these participants can be read",
+            do="check --only: names are those that `somite plan` and `somite status` print",
+        )
+        chosen = tuple(session for session in self.sessions if session.label in labels)
+        return replace(self, sessions=chosen, problems=(*self.problems, *([problem] if absent else [])))
 
 
 def listing(items: Sequence[object], most: int = 8) -> str:
