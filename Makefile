@@ -6,15 +6,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Cores that the tests use at once.
 JOBS ?= 2
 # Slow tests run where SOMITE_SLOW is set, as in .ci/run.
-MARK := $(if $(SOMITE_SLOW),,-m "not slow")
+MARK := -m "not slurm$(if $(SOMITE_SLOW),, and not slow)"
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test test-slurm check bench lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m somite.demo demo
 
 test: check
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(MARK) tests
+
+# A phantom cohort on a Slurm of one node; needs root and the Debian packages slurm-wlm and munge.
+test-slurm: $(VENV)/installed-dev
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .

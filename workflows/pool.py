@@ -198,7 +198,7 @@ def _guard(unit: Unit, threads: int, connection: Connection) -> None:
         code = 1
         try:
             os.setpgid(0, 0)
-            _die_with_parent()
+            die_with_parent()
             _work(unit, threads, connection)
             code = 0
         except BaseException:
@@ -262,8 +262,8 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _die_with_parent() -> None:
-    """Linux: the session ends with its guard."""
+def die_with_parent() -> None:
+    """Linux: this process ends with the one that started it, as a session with its guard."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -30,7 +30,7 @@ ENDED = frozenset(
 """States of a job that is over. In any other it waits, runs, or is about to run again."""
 _TIMEOUT_S = 60
 _SHOWN = (
-    r".*ArrayJobId=([0-9]+) ArrayTaskId=([0-9]+) .* JobState=([A-Z_]+) Reason=([^ \"\\]*).* "
+    r'.*ArrayJobId=([0-9]+) ArrayTaskId=([0-9]+) .* JobState=([A-Z_]+) Reason=([^ "\\]*).* '
     r"ExitCode=([0-9:]+) .*"
 )
 """A line of `scontrol show job --oneliner` on an element, for Python and for sed."""

@@ -26,6 +26,8 @@ from somite.workflows.participant import Place
 from somite.workflows.session import Unit
 from somite.workflows.slurm import ENDED, Request
 
+CONFIG = "config.yaml"
+"""The configuration as it was when it was submitted: jobs that wait do not see a later change."""
 DRIVER_GB = 1.0
 """Memory of an element beside its sessions: the process that starts them, and the server of the steps."""
 UNMEASURED_H = 4.0
@@ -168,7 +170,7 @@ def command(sending: Sending, level: str, cpus: int, memory_mb: int) -> str:
     container = sending.cluster.container
     start = [sys.executable, "-m", "somite"] if container is None else _inside(container, sending)
     words = [*start, "run", str(place.plan.bids_dir), str(place.out_dir), level]
-    words += ["--config", str(sending.folder / "config.yaml"), "--work-dir", str(place.work_dir)]
+    words += ["--config", str(sending.folder / CONFIG), "--work-dir", str(place.work_dir)]
     memory_gb = memory_mb * 2**20 / 1e9 - (DRIVER_GB if level == "participant" else 0)
     words += ["--n-procs", str(cpus), "--mem-gb", f"{memory_gb:.2f}"]
     return shlex.join([*words, *(["--verify"] if place.verify else [])])
@@ -223,7 +225,7 @@ def files(sending: Sending) -> dict[str, str]:
     """Name -> text of the files that are written to `OUT_DIR/code/slurm/STAMP`."""
     logs = submissions.folder(sending.place.out_dir)
     found = {
-        "config.yaml": sending.place.settings.to_yaml(),
+        CONFIG: sending.place.settings.to_yaml(),
         "sessions.txt": "".join(
             f"{' '.join(element)}\n" for _, elements in sending.batches for element in elements
         ),

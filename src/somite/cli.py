@@ -281,8 +281,10 @@ def _run(options: argparse.Namespace) -> int:
     from somite import show
     from somite.derivatives import write_dataset_files
     from somite.review import verdicts
-    from somite.workflows import cohort, group, participant
+    from somite.workflows import cohort, group, participant, pool
 
+    if options.job:
+        pool.die_with_parent()  # the script of the job: where it is killed, nothing of it runs on
     place = _place(options)
     participant.check(place.settings)
     verdicts.read(place.out_dir)  # what is wrong with it is told before anything runs

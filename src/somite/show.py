@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from somite import record, standing
-from somite.dataset.sessions import Session
 from somite.errors import Problem
 from somite.record import Record
-from somite.submissions import Submission
-from somite.workflows import participant, session, submission
-from somite.workflows.group import Member, summary
-from somite.workflows.participant import Place
-from somite.workflows.submission import Sending
+
+# `somite status` answers at once: what a plan or a run needs is imported when it is shown.
+if TYPE_CHECKING:
+    from somite.dataset.sessions import Session
+    from somite.submissions import Submission
+    from somite.workflows.group import Member
+    from somite.workflows.participant import Place
+    from somite.workflows.submission import Sending
 
 
 def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -34,6 +37,8 @@ def problems(found: Iterable[Problem]) -> Iterator[str]:
 
 def plan(place: Place) -> Iterator[str]:
     """What would run in each session and why, what is wrong, and how the protocol varies over the cohort."""
+    from somite.workflows import participant, session
+
     units = participant.units(place)
     yield from problems(place.plan.problems)
     yield from (f"left out: {fact.name}: {fact.reason}" for fact in place.plan.left_out)
@@ -108,6 +113,8 @@ def failures(members: Sequence[Member]) -> Iterator[str]:
 
 def totals(members: Sequence[Member], records: Sequence[Record]) -> str:
     """The last line of a run."""
+    from somite.workflows.group import summary
+
     return f"{summary(members)}; {record.tally(records)}"
 
 
@@ -186,8 +193,12 @@ def _analysis_stands(item: Record | None, table: Record | None) -> tuple[str, st
 
 
 def scripts(sending: Sending) -> Iterator[str]:
-    """Every file and every call that `somite submit` would make."""
+    """The scripts, the list and the calls of sbatch that `somite submit` would make."""
+    from somite.workflows import submission
+
     for name, text in submission.files(sending).items():
+        if name == submission.CONFIG:
+            continue
         yield f"# ---- {sending.folder / name}"
         yield text.rstrip()
     yield "# ---- calls; JOB stands for the numbers that sbatch gives"
