@@ -68,8 +68,7 @@ def session_script(cluster: Cluster, request: Request, folder: Path, logs: Path,
         logs: where an element writes `<job>_<element>.log`.
         command: a line of bash that lacks the sessions, which are put behind it.
     """
-    return f"""{_head("sessions", cluster, request, logs / "%A_%a.log")}#SBATCH --signal=B:TERM@{WARNING_S}
-
+    return f"""{_head("sessions", cluster, request, logs / "%A_%a.log", f"--signal=B:TERM@{WARNING_S}")}
 # Each element runs the sessions in one line of the list. The argument says how many lines come before
 # those of this array.
 list={shlex.quote(str(folder / "sessions.txt"))}
@@ -127,7 +126,7 @@ done
 """
 
 
-def _head(name: str, cluster: Cluster, request: Request, log: Path) -> str:
+def _head(name: str, cluster: Cluster, request: Request, log: Path, *more: str) -> str:
     options = [
         f"--job-name=somite-{name}",
         f"--output={_quoted(log)}",
@@ -139,6 +138,7 @@ def _head(name: str, cluster: Cluster, request: Request, log: Path) -> str:
         f"--mem={request.memory_mb}M",
         *([f"--gres=gpu:{request.gpus}"] if request.gpus else []),
         "--requeue",
+        *more,
         *cluster.sbatch,
     ]
     shell = "#!/bin/bash -l" if cluster.modules else "#!/bin/bash"

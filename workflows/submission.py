@@ -83,7 +83,6 @@ def prepare(place: Place, asked: Asked, known: standing.Cluster | None = None) -
         known: what Slurm and the collectors know of earlier submissions; they are asked unless it is given.
 
     Raises:
-        ConfigError: `CLUSTER_MEMORY`.
         GraphError, ToolError: as `graph.join`.
     """
     known = known or standing.look(place.out_dir)
@@ -143,22 +142,32 @@ def _request(
     declared = max((pool.need_gb(unit) for unit in units), default=0.0)
     peak = max((item.peak_mb for item in done), default=0.0) * 2**20 / 1e9
     memory = cluster.memory_gb or math.ceil(2 * (max(declared, peak * MARGIN_MEMORY) + DRIVER_GB)) / 2
-    if memory < declared + DRIVER_GB:
-        raise ConfigError(_too_little(cluster, declared, units))
     minutes = math.ceil(hours * cluster.chunk * 60)
     return Request(minutes, cpus, slurm.mebibytes(memory), cluster.gpus)
 
 
-def _too_little(cluster: Cluster, declared: float, units: Sequence[Unit]) -> Problem:
-    largest = max(units, key=pool.need_gb)
-    return Problem(
-        "CLUSTER_MEMORY",
-        "an element of the array would have too little memory for the largest session",
-        where="cluster: memory_gb",
-        found=f"{cluster.memory_gb:g} GB; {largest.label} needs {declared:.1f} GB, the rest {DRIVER_GB:g} GB",
-        expected=f"at least {declared + DRIVER_GB:.1f} GB",
-        do="raise it, or leave it out: then the size of the series and what was measured decide",
-    )
+def check(place: Place) -> None:
+    """See that the memory of an element suffices for each session, where the configuration says it.
+
+    Raises:
+        ConfigError: `CLUSTER_MEMORY`.
+        GraphError, ToolError: as `graph.join`.
+    """
+    given = place.settings.cluster.memory_gb
+    needs = {label: pool.need_gb(unit) + DRIVER_GB for label, unit in participant.units(place).items()}
+    short = [label for label, need in needs.items() if given is not None and need > given]
+    if short:
+        largest = max(short, key=needs.__getitem__)
+        raise ConfigError(
+            Problem(
+                "CLUSTER_MEMORY",
+                f"an element of the array would have too little memory for {len(short)} sessions",
+                where="cluster: memory_gb",
+                found=f"{given:g} GB; {largest} needs {needs[largest]:.1f} GB",
+                expected=f"at least {needs[largest]:.1f} GB",
+                do="raise it, or leave it out: then the size of the series and what was measured decide",
+            )
+        )
 
 
 # Commands and files
@@ -291,7 +300,7 @@ def submit(place: Place, asked: Asked) -> tuple[Sending, Submission | None]:
     Only one `submit` at a time looks at an output dataset.
 
     Raises:
-        ConfigError, GraphError: as `prepare`.
+        GraphError: as `prepare`.
         ToolError: as `prepare` and `slurm.submit`; `SLURM_MISSING`.
     """
     slurm.check()

@@ -361,6 +361,7 @@ def _submit(options: argparse.Namespace) -> int:
         cluster = place.settings.cluster.model_copy(update={"chunk": options.chunk})
         place = replace(place, settings=place.settings.model_copy(update={"cluster": cluster}))
     participant.check(place.settings)
+    submission.check(place)
     _say_problems([*place.plan.problems, *_clinical_problems(place)])
     asked = submission.Asked(
         options.retry_memory or 1.0,

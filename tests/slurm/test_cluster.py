@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from cohort import SOMITE, Cohort, Ran, call
 from fakes import put_fsl
 
+from somite import record
 from somite.phantom.dataset import write_dataset
 from somite.phantom.lumbar import lumbar_grid
 
@@ -156,7 +158,9 @@ def test_accidents_are_named_and_a_second_submit_runs_only_those(
     wait_for(reached("sub-03"))
     os.kill(batch_shell(2), 9)
     wait_for(reached("sub-05"))
-    slurm_says("scontrol", "update", f"JobId={array}_4", "TimeLimit=1")
+    shown = slurm_says("scontrol", "show", "job", "--oneliner", f"{array}_4")
+    hours, minutes, _ = map(int, re.search(r"RunTime=(\d+):(\d+):(\d+)", shown).groups())
+    slurm_says("scontrol", "update", f"JobId={array}_4", f"TimeLimit={60 * hours + minutes + 2}")
     wait_for(queue_is_empty)
 
     told = somite("status", cohort)
@@ -166,6 +170,7 @@ def test_accidents_are_named_and_a_second_submit_runs_only_those(
     for session, reason in REASONS.items():
         assert found[session].startswith("failed"), found[session]
         assert reason in found[session]
+    assert record.read(record.path_of(cohort.out, "sub-05")).problems[0].code == "TIME_LIMIT"
     assert set(cohort.table()["participant_id"]) == {"sub-01", "sub-06"}
     with slurm.context() as elsewhere:  # a machine that shares the disk, without Slurm
         elsewhere.setenv("PATH", str(tmp_path))
