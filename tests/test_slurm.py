@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import skeleton
 from cohort import call
-from fakes import put, put_script
+from fakes import put, put_fsl, put_script
 
 from somite import cli, record
 from somite.configs import reader
@@ -198,6 +198,36 @@ def test_the_collector_writes_down_how_elements_ended(tmp_path: Path) -> None:
         "12_1": {"state": "COMPLETED", "reason": "None", "exit_code": "0:0"},
     }
     assert {path.name for path in logs.iterdir()} <= {"12.json", "99.json"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, "TIME_LIMIT"), (signal.SIGTERM, "TERMINATED")])
+def test_the_record_of_a_run_that_was_told_to_end_says_by_what(
+    number: signal.Signals, code: str, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = put_fsl(dataset / "fsl", "6.0.7.4", "bet")
+    put_script(tool, f"touch '{dataset}/reached'; sleep 300")
+    monkeypatch.setenv("FSLDIR", str(dataset / "fsl"))
+    steps = "".join(f"{step}: {{method: none}}\n" for step in ("denoise", "degibbs", "eddy"))
+    (dataset / "cfg.yaml").write_text(f"extends: default\n{steps}mask: {{method: bet}}\n")
+    command = [sys.executable, "-m", "somite", "run", "bids", "out", "participant", "-c", "cfg.yaml"]
+    # As a script of a job starts it, in the background: SIGINT is ignored.
+    process = subprocess.Popen([*command, "--job", "7_0", "--only", "sub-02"], preexec_fn=_ignore_interrupt)
+    end = time.monotonic() + 120
+    while not (dataset / "reached").exists():
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(30) == 130
+    made = record.read(dataset / "out/logs/sub-02.json")
+    assert made is not None
+    assert [problem.code for problem in made.problems] == [code]
+    assert (made.job, made.failed_step) == ("7_0", "mask")
+    assert not (dataset / "out/logs/sub-01.json").exists()
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 # The configuration
