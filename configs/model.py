@@ -206,7 +206,7 @@ class Settings(BaseModel):
     tools: Tools = Tools()
     """Where the command-line tools come from."""
     cluster: Cluster = Cluster()
-    """What `somite submit` asks a Slurm cluster for. No result depends on it."""
+    """What `somite submit` asks a Slurm cluster for, and in what its jobs run. No result depends on it."""
     cohort: Cohort = Cohort()
     """Clinical data of the group level, and who is left out of every analysis."""
     analyses: Mapping[str, AnalysisConfig] = Field(default_factory=dict)
