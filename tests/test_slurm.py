@@ -25,7 +25,8 @@ from somite.record import Record, StepRecord
 from somite.registry import discover
 from somite.submissions import Array, Submission, read_all
 from somite.submissions import write as keep
-from somite.workflows import slurm
+from somite.workflows import group, slurm
+from somite.workflows.session import Unit
 from somite.workflows.slurm import Request
 
 SESSIONS = {f"sub-0{i}/dwi/sub-0{i}_dwi": {} for i in (1, 2, 3, 4, 5)}
@@ -307,6 +308,19 @@ def test_what_waits_or_runs_or_is_done_is_not_sent_again(
     assert read_all(dataset / "out")[-1].arrays[0].elements[0] == ["sub-02"]
 
 
+def test_what_is_done_is_not_sent_and_the_tables_follow_the_rest(
+    dataset: Path, fake: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def judge(last: Record | None, unit: Unit | None, errors: object) -> tuple[str, str]:
+        return ("done", "") if unit is not None and unit.label != "sub-04" else ("outdated", "")
+
+    monkeypatch.setattr(group, "_judge", judge)
+    submit()
+    (sent,) = read_all(dataset / "out")
+    assert [array.elements for array in sent.arrays] == [[["sub-04"]]]
+    assert "sessions: 1 sent, 4 done" in capsys.readouterr().out
+
+
 def test_with_a_limit_an_array_waits_for_the_one_before(dataset: Path, fake: Path) -> None:
     (dataset / "cfg.yaml").write_text("extends: default\ncluster: {at_most: 2}\n")
     submit()
@@ -551,6 +565,8 @@ def test_a_requeued_element_is_judged_by_its_last_start(
     path.write_text(path.read_text() + f"somite: 101_0 began on node8 at {time.time():.0f}: sub-01\n{STEP}\n")
     jobs_over(fake, _101_0="RUNNING|None")
     assert stands(capsys)["sub-01"] == "running job 101_0: on node8, last step denoise"
+    jobs_over(fake)
+    assert "UNKNOWN: unknown, last step denoise" in stands(capsys)["sub-01"]
 
 
 def test_without_squeue_logs_and_leases_tell_what_runs(
