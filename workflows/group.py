@@ -116,6 +116,11 @@ class Member:
     last: Record | None
 
     @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to run for it."""
+        return self.verdict in ("done", "excluded")
+
+    @property
     def row(self) -> dict[str, object]:
         """Its row of the status."""
         last = self.last

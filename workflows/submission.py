@@ -93,7 +93,7 @@ def prepare(place: Place, asked: Asked, known: standing.Cluster | None = None) -
     wanted = [
         member.label
         for member in members
-        if member.label in units and member.verdict != "done" and not _is_live(standings.get(member.label))
+        if member.label in units and not member.is_finished and not _is_live(standings.get(member.label))
     ]
     basis = _request(
         place.settings.cluster, [units[label] for label in wanted], records.values(), asked.cores
@@ -360,7 +360,7 @@ def needs_group(sending: Sending) -> bool:
         return False  # the job of the group level waits for these
     if not any(member.verdict == "done" for member in sending.cohort):
         return False
-    units = [group.unit(sending.place, sending.cohort), *group.analyses(sending.place)]
+    units = [group.unit(sending.place, sending.cohort), *analyses.units(sending.place, sending.cohort)]
     return any(trace.state != "cached" for unit in units for trace in session.look(unit))
 
 

@@ -317,7 +317,7 @@ def _run(options: argparse.Namespace) -> int:
         say(line)
     say(show.totals(members, records))
     failed = any(item.verdict == "failed" for item in records)
-    lacking = any(member.verdict not in ("done", "excluded") for member in members)
+    lacking = any(not member.is_finished for member in members)
     return SOME_FAILED if failed or lacking else DONE
 
 

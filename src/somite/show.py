@@ -119,7 +119,7 @@ def totals(members: Sequence[Member], records: Sequence[Record]) -> str:
 
 
 def status(out_dir: Path) -> tuple[list[str], bool]:
-    """How the sessions and analyses of an output stand, by records and cluster; and whether one is not done."""
+    """How sessions and analyses of an output stand, by records and cluster; and whether one is not done."""
     records = {item.label: item for item in record.read_all(out_dir)}
     known = standing.look(out_dir)
     found = standing.of_sessions(known, records)
@@ -226,4 +226,4 @@ def sent(sending: Sending, made: Submission | None) -> Iterator[str]:
 
 
 def _done(sending: Sending) -> int:
-    return sum(member.verdict == "done" for member in sending.cohort)
+    return sum(member.is_finished for member in sending.cohort)
