@@ -20,7 +20,7 @@ from somite.lease import Lease
 from somite.record import Record
 from somite.standing import Standing
 from somite.submissions import Array, Submission
-from somite.workflows import cohort, group, participant, pool, session, slurm
+from somite.workflows import analyses, cohort, group, participant, pool, session, slurm
 from somite.workflows.group import Member
 from somite.workflows.participant import Place
 from somite.workflows.session import Unit
