@@ -8,7 +8,7 @@ from somite import progress, record, resources
 from somite.dataset.sessions import Session
 from somite.errors import DatasetError, Problem
 from somite.record import Record
-from somite.report import writing
+from somite.report import cohort_groups, writing
 from somite.report.writing import Written
 from somite.workflows import analyses, group, participant, pool
 from somite.workflows.group import Member
@@ -47,10 +47,19 @@ def run_participants(
                 writing.write_session(place.out_dir, told.label, pages)
 
         ran = pool.run(units, may_use, listen, stop_on_first_failure=stop_on_first_failure)
-    records = record.read_all(place.out_dir)
-    writing.write_methods(place.out_dir, records, pages)
-    writing.remove_gone(place.out_dir, records, pages)
+    write_pages(place, pages)
     return stopped + ran, pages
+
+
+def write_pages(place: Place, pages: Written) -> None:
+    """Write the methods and the page of the cohort, with what there is. Never raises."""
+    pages.problems += cohort_groups.write(
+        place.out_dir, place.plan.bids_dir, place.settings.cohort, place.settings.analyses
+    )
+    records = record.read_all(place.out_dir)
+    told = writing.write_methods(place.out_dir, records, pages)
+    writing.remove_gone(place.out_dir, records, pages)
+    writing.write_cohort(place.out_dir, records, told, pages)
 
 
 def record_stopped(place: Place) -> list[Record]:

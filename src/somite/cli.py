@@ -280,6 +280,7 @@ def _run(options: argparse.Namespace) -> int:
     server.start()
     from somite import show
     from somite.derivatives import write_dataset_files
+    from somite.report.writing import Written
     from somite.review import verdicts
     from somite.workflows import cohort, group, participant, pool
 
@@ -309,6 +310,9 @@ def _run(options: argparse.Namespace) -> int:
             sys.stderr.write("warning: the tables hold only the participants and sessions asked for\n")
         members, made = cohort.run_group(place, may_use)
         records += made
+        pages = Written()
+        cohort.write_pages(place, pages)
+        _say_problems(pages.problems)
         lines = show.cohort(place, members, made)
     else:
         members = group.members(place)

@@ -9,8 +9,9 @@ from pathlib import Path
 from somite import record
 from somite.errors import Problem
 from somite.record import Record
-from somite.report import methods, session_page
+from somite.report import cohort_page, methods, session_page
 from somite.report.acquisition import Acquisition, acquisition_of
+from somite.report.methods import Told
 from somite.report.pages import write_changed
 from somite.report.session_page import delivered
 
@@ -34,8 +35,9 @@ def write_all(out_dir: Path) -> Written:
     records = record.read_all(out_dir)
     for item in records:
         write_session(out_dir, item.label, written)
-    write_methods(out_dir, records, written)
+    told = write_methods(out_dir, records, written)
     remove_gone(out_dir, records, written)
+    write_cohort(out_dir, records, told, written)
     return written
 
 
@@ -57,12 +59,27 @@ def write_session(out_dir: Path, label: str, written: Written) -> None:
         written.problems.append(_not_written(page, error))
 
 
-def write_methods(out_dir: Path, records: Sequence[Record], written: Written) -> None:
-    """Write `group/methods.md` and `group/methods.bib`: of the sessions that are done. Never raises."""
+def write_cohort(out_dir: Path, records: Sequence[Record], told: Told | None, written: Written) -> None:
+    """Write the page of the cohort, with the methods as they were told. Never raises."""
+    page = cohort_page.path_of(out_dir)
+    try:
+        if cohort_page.write(out_dir, records, told):
+            written.new.append(page)
+        else:
+            written.unchanged += 1
+    except Exception as error:
+        written.problems.append(_not_written(page, error))
+
+
+def write_methods(out_dir: Path, records: Sequence[Record], written: Written) -> Told | None:
+    """Write `group/methods.md` and `group/methods.bib`: of the sessions that are done; returns what they say.
+
+    Never raises.
+    """
     done = [item for item in records if item.verdict == "done"]
     target = out_dir / "group" / "methods.md"
     if not done:
-        return
+        return None
     try:
         series = {item.label: _series(out_dir, item) for item in done}
         told = methods.tell(done, series)
@@ -71,6 +88,8 @@ def write_methods(out_dir: Path, records: Sequence[Record], written: Written) ->
                 written.new.append(path)
     except Exception as error:
         written.problems.append(_not_written(target, error))
+        return None
+    return told
 
 
 def _series(out_dir: Path, item: Record) -> Acquisition:
