@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from somite.report import style
 from somite.report.canvas import short
+from somite.report.cohort_figures import hide_unused
 
 Floats = NDArray[np.float64]
 FOUND, NOT_FOUND = style.OKABE_ITO["vermilion"], style.OKABE_ITO["blue"]
@@ -55,20 +58,24 @@ def forest(columns: Sequence[tuple[Scale, Sequence[Estimate]]]) -> Figure:
     """
     rows = columns[0][1]
     longest = max(len(short(one.name, 46)) for one in rows)
-    width = 0.07 * longest + 2.6 * len(columns) + 1.6
+    counts = max(len(one.n) for one in rows)
     with style.style():
-        figure = style.new_figure(max(5.5, width), 0.235 * len(rows) + 1.15)
-        grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+        widths = [2.7] * len(columns) + [0.9 + 0.065 * max(counts, 4)]
+        figure = style.new_figure(0.068 * longest + sum(widths) + 0.3, 0.235 * len(rows) + 1.15)
+        *grid, beside = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
         for axes, (scale, estimates) in zip(grid, columns, strict=True):
             _forest_column(axes, scale, estimates)
         grid[0].set_yticks(range(len(rows)), [short(one.name, 46) for one in rows])
-        grid[0].set_ylim(len(rows) - 0.4, -0.9)
-        last = grid[-1]
+        grid[0].set_ylim(len(rows) - 0.4, -1.1)
+        beside.set_axis_off()
+        beside.set_xlim(0, widths[-1])
+        at = widths[-1] - 0.85
         for y, one in enumerate(rows):
-            last.text(1.03, y, one.n, transform=last.get_yaxis_transform(), va="center", fontsize=7.5)
-            last.text(1.34, y, p_text(one.p), transform=last.get_yaxis_transform(), va="center", fontsize=7.5)
-        for x, words in ((1.03, "n"), (1.34, "p corrected")):
-            last.text(x, -0.75, words, transform=last.get_yaxis_transform(), fontsize=7.5, weight="bold")
+            beside.text(0, y, one.n, va="center", fontsize=7.5)
+            beside.text(at, y, p_text(one.p), va="center", fontsize=7.5)
+        beside.text(0, -0.8, "n", va="center", fontsize=7.5, weight="bold")
+        if any(math.isfinite(one.p) for one in rows):
+            beside.text(at, -0.8, "p corrected", va="center", fontsize=7.5, weight="bold")
     return figure
 
 
@@ -84,6 +91,8 @@ def _forest_column(axes: Axes, scale: Scale, estimates: Sequence[Estimate]) -> N
         axes.plot((one.low, one.high), (y, y), color=colour, lw=1.3, solid_capstyle="butt", gid="interval")
         axes.plot(one.value, y, marker="D" if one.found else "o", color=colour, ms=4.5, gid="estimate")
     axes.set_xlabel(scale.label)
+    if not scale.log:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
 
@@ -152,8 +161,7 @@ def roc(curves: Sequence[Roc]) -> Figure:
                 f"{short(one.name, 38)}\nn = {int(one.event.sum())} with, {int((~one.event).sum())} without"
             )
             axes.set_aspect("equal")
-        for axes in grid.ravel()[len(curves) :]:
-            axes.set_visible(False)
+        hide_unused(grid, len(curves))
         figure.supxlabel("1 - specificity", fontsize=9)
         figure.supylabel("sensitivity", fontsize=9)
     return figure
@@ -190,8 +198,7 @@ def bland_altman(panels: Sequence[Agreement], measure: str) -> Figure:
             axes.set_title(f"{short(one.name, 40)}\nn = {len(one.first)}")
             axes.set_xlabel(f"mean of both, {measure}", fontsize=8)
             axes.set_ylabel(f"{short(one.names[0], 14)} - {short(one.names[1], 14)}", fontsize=8)
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_visible(False)
+        hide_unused(grid, len(panels))
         figure.legend(
             handles=[
                 Line2D([], [], color="black", label="bias"),
@@ -270,8 +277,7 @@ def scatters(panels: Sequence[Scatter]) -> Figure:
             axes.set_title(f"{short(one.name, 40)}\n{one.words}, n = {len(one.x)}", fontsize=8)
             axes.set_xlabel(short(one.x_label, 40), fontsize=8)
             axes.set_ylabel(short(one.y_label, 40), fontsize=8)
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_visible(False)
+        hide_unused(grid, len(panels))
     return figure
 
 
@@ -280,20 +286,20 @@ def means(panels: Sequence[tuple[str, Sequence[Estimate]]], measure: str) -> Fig
     columns = min(5, len(panels))
     rows = math.ceil(len(panels) / columns)
     with style.style():
-        figure = style.new_figure(max(1.9 * columns, 3.2), 2.4 * rows + 0.2)
+        figure = style.new_figure(max(2.1 * columns, 3.2), 2.5 * rows + 0.2)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        names = sorted({one.name for _, groups in panels for one in groups})
         for axes, (name, groups) in zip(grid.ravel(), panels, strict=False):
             for x, one in enumerate(groups):
-                look = style.GROUPS[x % len(style.GROUPS)]
+                look = style.GROUPS[names.index(one.name) % len(style.GROUPS)]
                 axes.errorbar(
                     x, one.value, [[one.value - one.low], [one.high - one.value]], color=look.colour,
                     marker=look.marker, ms=6, capsize=3, lw=1.4,
                 )  # fmt: skip
             axes.set_xticks(range(len(groups)), [short(one.name, 12) for one in groups])
             axes.set_xlim(-0.6, len(groups) - 0.4)
-            axes.set_title(f"{short(name, 26)}\nn = {short(groups[0].n, 20)}", fontsize=8)
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_visible(False)
+            axes.set_title(f"{textwrap.fill(short(name, 60), 26)}\nn = {short(groups[0].n, 20)}", fontsize=8)
+        hide_unused(grid, len(panels))
         figure.supylabel(measure, fontsize=9)
     return figure
 
@@ -321,8 +327,7 @@ def calibration(panels: Sequence[tuple[str, Floats, Sequence[Estimate]]]) -> Fig
             axes.set_xlim(-0.02, 1.02)
             axes.set_ylim(-0.02, 1.02)
             axes.set_aspect("equal")
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_visible(False)
+        hide_unused(grid, len(panels))
         figure.supxlabel("mean predicted probability, cross-validated", fontsize=9)
         figure.supylabel("share of events", fontsize=9)
     return figure
@@ -364,7 +369,6 @@ def along(panels: Sequence[Nodes], label: str) -> Figure:
             axes.set_xticks(at[::step], [short(name, 10) for name in one.names[::step]], fontsize=7)
             axes.set_xlabel("node", fontsize=8)
             axes.set_title(f"{short(one.name, 50)}\nn = {short(one.estimates[0].n, 20)}", fontsize=8)
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_visible(False)
+        hide_unused(grid, len(panels))
         figure.supylabel(label, fontsize=9)
     return figure

@@ -29,8 +29,8 @@ METRICS = ("fa", "md")
 """Metrics that are drawn."""
 _SEGMENT_COLUMNS = ("participant_id", "session_id", "run", "region", "side", "level", "segment", "metric",
                     "statistic", "extraction", "weighting", "rater", "value")  # fmt: skip
-_PROFILE_TEXTS = ("participant_id", "session_id", "region", "side", "level", "segment", "extraction", "weighting",
-                  "metric")  # fmt: skip
+_PROFILE_TEXTS = ("participant_id", "session_id", "region", "side", "level", "segment", "extraction",
+                  "weighting", "metric")  # fmt: skip
 _PROFILE_NUMBERS = ("node", "position_mm", "position_frac", "value")
 
 
@@ -72,7 +72,7 @@ class Groups:
 
     column: str = ""
     """The clinical column that says it."""
-    of: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    of: Mapping[tuple[str, ...], str] = field(default_factory=dict)
     """Participant, session and run -> group; `""` for none. Without a session: the participant as a whole."""
 
     def group(self, participant: str, session: str, run: str) -> str:
@@ -171,7 +171,7 @@ def read_groups(out_dir: Path) -> Groups:
     except (OSError, ValueError, KeyError, AttributeError):
         column = ""
     keys = GROUP_COLUMNS[:3]
-    return Groups(column, {tuple(_plain(row.get(k)) for k in keys): _plain(row.get("group")) for row in rows})  # type: ignore[misc]
+    return Groups(column, {tuple(_plain(row.get(k)) for k in keys): _plain(row.get("group")) for row in rows})
 
 
 def write_groups(out_dir: Path, groups: Groups) -> None:
@@ -182,7 +182,7 @@ def write_groups(out_dir: Path, groups: Groups) -> None:
         "participant_id": {"Description": "As in the clinical tables"},
         "session_id": {"Description": "n/a where the row holds for all sessions"},
         "run": {"Description": "n/a where the row holds for all runs"},
-        "group": {"Description": f"Group of people on the page of the cohort: {groups.column or 'not declared'}",
+        "group": {"Description": f"Group on the page of the cohort: {groups.column or 'not declared'}",
                   "Column": groups.column},
     }  # fmt: skip
     path = out_dir / GROUPS_FILE
@@ -204,9 +204,9 @@ def segments(path: Path) -> pd.DataFrame:
     filters = [("metric", "in", list(METRICS)), ("statistic", "==", "mean")]
     table = pq.read_table(path, columns=list(_SEGMENT_COLUMNS), filters=filters, read_dictionary=texts)
     table = table.filter(pc.is_valid(table["value"]))
-    frame = table.to_pandas()
+    frame: pd.DataFrame = table.to_pandas()
     for name in texts:
-        frame[name] = frame[name].astype(str).replace({"None": "", "nan": "", "n/a": ""}).astype("category")
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype("category")
     return frame
 
 
@@ -231,9 +231,9 @@ def profiles(files: Sequence[Path]) -> pd.DataFrame:
         tables.append(table.filter(wanted))
     if not tables:
         return pd.DataFrame(columns=[*_PROFILE_TEXTS, *_PROFILE_NUMBERS])
-    frame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    frame: pd.DataFrame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
     for name in _PROFILE_TEXTS:
-        frame[name] = frame[name].cat.add_categories([""]).fillna("")
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype("category")
     return frame
 
 

@@ -26,6 +26,8 @@ WIDTH_INCH = 9.5
 FEW = 30
 """So many values or fewer are all drawn, as points."""
 _MANY_POINTS = 400
+_NO_BOX = 4
+"""So many values make a box; fewer are points with their median."""
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _VERDICTS = {
     "fail": (style.OKABE_ITO["vermilion"], "fails"),
@@ -38,7 +40,7 @@ _NAMED = 3
 
 def jitter(n: int, width: float) -> Floats:
     """Offsets (n,) within ±width / 2 that spread evenly in any order, the same every time."""
-    return (((np.arange(n) + 1) * _GOLDEN) % 1 - 0.5) * width
+    return np.asarray((((np.arange(n) + 1) * _GOLDEN) % 1 - 0.5) * width, np.float64)
 
 
 def quality(spreads: Sequence[Spread]) -> Figure:
@@ -50,8 +52,7 @@ def quality(spreads: Sequence[Spread]) -> Figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, spread in zip(grid.ravel(), spreads, strict=False):
             _strip(axes, spread)
-        for axes in grid.ravel()[len(spreads) :]:
-            axes.set_visible(False)
+        hide_unused(grid, len(spreads))
         figure.legend(handles=_quality_legend(spreads), loc="outside upper center", ncols=7, handlelength=1.6)
     return figure
 
@@ -83,13 +84,15 @@ def _strip(axes: Axes, spread: Spread) -> None:
 def _name_farthest(axes: Axes, spread: Spread, at: Floats) -> None:
     """The names of up to three sessions that stand apart, one above the other, at their points."""
     apart = np.flatnonzero(spread.apart | np.isin(spread.verdicts, ("warn", "fail")))
-    far = sorted(apart, key=lambda i: -abs(spread.values[i] - np.median(spread.values)))[:_NAMED]
+    far = sorted((int(i) for i in apart), key=lambda i: -abs(spread.values[i] - np.median(spread.values)))[
+        :_NAMED
+    ]
     low, high = axes.get_xlim()
     for place, i in enumerate(far):
         part = (spread.values[i] - low) / (high - low)
         axes.annotate(
             short(spread.labels[i], 26), (spread.values[i], at[i]),
-            xytext=(min(max(part, 0.02), 0.98), 0.97 - 0.115 * place), textcoords="axes fraction",
+            xytext=(min(max(part, 0.02), 0.98), 0.97 - 0.15 * place), textcoords="axes fraction",
             ha="left" if part < 0.5 else "right", va="top", fontsize=6.5,
             arrowprops={"arrowstyle": "-", "lw": 0.4, "color": "#999999", "shrinkB": 3},
         )  # fmt: skip
@@ -109,6 +112,15 @@ def _quality_legend(spreads: Sequence[Spread]) -> list[Any]:
         if any(getattr(spread, key) for spread in spreads)
     ]
     return [*dots, ring, *lines, Line2D([], [], color="black", lw=1.2, label="median")]
+
+
+def hide_unused(grid: Any, used: int) -> None:
+    """Hide the axes (rows, columns) beyond those used; what stands above them gets its labels back."""
+    columns = grid.shape[1]
+    for i, axes in enumerate(grid.ravel()):
+        axes.set_visible(i < used)
+        if i < used <= i + columns:
+            axes.tick_params(labelbottom=True)
 
 
 @dataclass(frozen=True)
@@ -145,8 +157,7 @@ def boxes(panels: Sequence[BoxPanel], measure: str) -> Figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axes, panel in zip(grid.ravel(), panels, strict=False):
             _box_panel(axes, panel, points=widest <= 16)
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_visible(False)
+        hide_unused(grid, len(panels))
         figure.supylabel(measure, fontsize=9)
         sides = dict.fromkeys(side for panel in panels for place in panel.places for side in place.sides)
         handles = [
@@ -187,7 +198,15 @@ def _box(axes: Axes, values: Floats, x: float, side: str, *, points: bool) -> No
     if not len(values):
         return
     look = style.SIDES[side]
-    few = len(values) <= FEW and points
+    few = len(values) <= (FEW if points else _NO_BOX - 1)
+    if len(values) < _NO_BOX:
+        axes.plot(
+            (x - 0.13, x + 0.13), [np.median(values)] * 2, color=look.colour, lw=1.3, gid=f"median-{side}"
+        )
+        axes.plot(
+            x + jitter(len(values), 0.2), values, ls="", marker=look.marker, ms=3.5, mew=0, color=look.colour
+        )
+        return
     edge = {"color": look.colour, "lw": 1.0}
     drawn = axes.boxplot(
         [values], positions=[x], widths=0.32, patch_artist=True, whis=1.5, showfliers=not few,
@@ -264,8 +283,7 @@ def profiles(panels: Sequence[LinePanel], along: str, measure: str) -> Figure:
                 axes.plot(one.at, one.mean, one.look.line, color=one.look.colour, lw=1.4, label=one.name)
             counts = ", ".join(f"{short(one.name, 10)} {_range(one.n)}" for one in panel.lines)
             axes.set_title(f"{short(panel.title, 34)}\nn {short(counts, 44)}", fontsize=7.5)
-        for axes in grid.ravel()[len(panels) :]:
-            axes.set_visible(False)
+        hide_unused(grid, len(panels))
         figure.supxlabel(along, fontsize=9)
         figure.supylabel(measure, fontsize=9)
         looks = {one.name: one.look for panel in panels for one in panel.lines}

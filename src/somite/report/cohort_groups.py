@@ -70,6 +70,6 @@ def read(tables: tuple[Path, ...], out_dir: Path, column: str) -> Groups:
     visits = {(item.participant_id, item.session_id, item.run) for item in record.read_all(out_dir)}
     keys: list[Key] = sorted({(name, "", "") for name in people.participants} | visits)
     if not column:
-        return Groups("", {key: "" for key in keys if key[0] in people.participants})
+        return Groups("", dict.fromkeys((key for key in keys if key[0] in people.participants), ""))
     values = people.values(column, keys, "cohort")
     return Groups(column, {key: str(text) for key, text in zip(keys, values, strict=True)})

@@ -1,7 +1,7 @@
 """The page of the cohort, `index.html`: who is in it, how good the scans are, what was measured and found.
 
-It is made from the output dataset alone: records, delivered tables, `group/` and `group/analyses/`. Its figures
-lie as files in `group/figures/` too. A page that would say the same is not made again.
+It is made from the output dataset alone: records, delivered tables, `group/` and `group/analyses/`. Its
+figures lie as files in `group/figures/` too. A page that would say the same is not made again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pyarrow as pa
 from somite import fingerprint, record
 from somite.record import Record
 from somite.report import (
+    analysis_estimates,
     analysis_files,
     analysis_pictures,
     cohort_data,
@@ -144,7 +145,10 @@ def _segments(out_dir: Path, groups: Groups) -> Iterable[Drawn]:
     try:
         frame = cohort_data.segments(path)
     except FileNotFoundError:
-        why = "The table of all sessions is made at the group level, which has not run: somite run BIDS_DIR OUT_DIR group."
+        why = (
+            "The table of all sessions is made at the group level, which has not run: "
+            "somite run BIDS_DIR OUT_DIR group."
+        )
         return [Drawn("segments", "Segments", missing=why)]
     except (OSError, pa.ArrowException) as error:
         return [
@@ -177,7 +181,7 @@ def _section(analysis: Analysis, folder: Folder) -> Section:
         id=f"analysis-{analysis.name}",
         name=analysis.name,
         words=_question(analysis),
-        family=analysis_pictures.family_words(analysis.rows) if analysis.rows else "",
+        family=analysis_estimates.family_words(analysis.rows) if analysis.rows else "",
         pictures=[*pictures, *flow],
         sentences=sentences[:_SENTENCES],
         more_sentences=max(0, len(sentences) - _SENTENCES),
@@ -272,7 +276,7 @@ def _made_from(out_dir: Path, records: Sequence[Record]) -> str:
     return digest.hexdigest()
 
 
-def _sizes(out_dir: Path) -> Mapping[str, str]:
+def _sizes(out_dir: Path) -> dict[str, str]:
     found = [*out_dir.glob("group/analyses/*.json"), *out_dir.glob("group/*.json")]
     return {path.name: fingerprint.sha256(path) for path in sorted(found)}
 

@@ -10,8 +10,8 @@ import pandas as pd
 
 from somite.report import cohort_figures as draw
 from somite.report import style
+from somite.report.analysis_estimates import measure_of
 from somite.report.analysis_files import Analysis
-from somite.report.analysis_pictures import measure_of
 from somite.report.cohort_data import METRICS, Groups, Member
 from somite.report.cohort_figures import BoxPanel, Line, LinePanel, Place, Stage
 from somite.report.distributions import Spread
@@ -36,9 +36,9 @@ def quality(spreads: Sequence[Spread]) -> Iterator[Drawn]:
         yield Drawn(
             "quality" + (f"-{number}" if number > 1 else ""),
             "Quality numbers of all sessions",
-            "A point per session, coloured by the limits; the black line is the median. Rings stand apart from "
-            "the others by the robust rule. Up to three sessions are named in each panel; the table below "
-            "names all.",
+            "A point per session, coloured by the limits; the black line is the median. Rings stand apart "
+            "from the others by the robust rule. Up to three sessions are named in each panel; the table "
+            "below names all.",
             f"Strips of {len(part)} quality numbers: {words}",
             draw.quality(part),
         )
@@ -78,9 +78,9 @@ def segments(frame: pd.DataFrame, groups: Groups) -> Iterator[Drawn]:
         for name, panels in made[:MOST_BOX_FIGURES]:
             listed = ", ".join(panel.title for panel in panels)
             caption = (
-                "Box: quartiles and median; whiskers: to the last value within 1.5 interquartile ranges; all values as "
-                f"points where a box has {draw.FEW} or fewer, else only those beyond. n: sessions, left | right "
-                "(or midline). Every value of the table of segments, whatever its quality."
+                "Box: quartiles and median; whiskers: to the last value within 1.5 interquartile ranges; all "
+                f"values as points where a box has {draw.FEW} or fewer, else only those beyond. n: sessions, "
+                "left | right (or midline). Every value of the table of segments, whatever its quality."
             )
             if left_out:
                 caption += f" {left_out} values of people without a group are not drawn."
@@ -118,21 +118,21 @@ def _panel_sets(frame: pd.DataFrame, groups: Sequence[str]) -> Iterator[tuple[st
         if len({place[1] for place in found}) < 2:
             single += found
             continue
-        panels = []
+        panels: list[BoxPanel] = []
         for part in dict.fromkeys((place[2], place[3]) for place in found):
             here = sorted(place for place in found if (place[2], place[3]) == part)
             title = " ".join([region, part[0], *part[1]]).strip()
             panels += _box_panels(title, [(place[1], places[place]) for place in here], order)
-        for number, some in enumerate(chunks(panels, _BOX_PANELS), start=1):
-            yield region + (f" {number}" if number > 1 else ""), list(some)
+        for number, shown in enumerate(chunks(panels, _BOX_PANELS), start=1):
+            yield region + (f" {number}" if number > 1 else ""), list(shown)
     panels = []
     for part in dict.fromkeys((place[2], place[3]) for place in single):
         here = sorted(place for place in single if (place[2], place[3]) == part)
         title = " ".join([part[0], *part[1]]).strip() or "structures"
         named = [(" ".join(filter(None, [place[0], place[1]])), places[place]) for place in here]
         panels += _box_panels(title, named, order)
-    for number, some in enumerate(chunks(panels, _BOX_PANELS), start=1):
-        yield "structures" + (f" {number}" if number > 1 else ""), list(some)
+    for number, shown in enumerate(chunks(panels, _BOX_PANELS), start=1):
+        yield "structures" + (f" {number}" if number > 1 else ""), list(shown)
 
 
 def _box_panels(
@@ -159,14 +159,16 @@ def profiles(frame: pd.DataFrame, groups: Groups) -> Iterator[Drawn]:
         yield Drawn("profiles", "Profiles", missing="No session that is done has a profile with values.")
         return
     shown = shown_groups(groups)
-    kinds: dict[str, list[str]] = {}
-    for name, some in frame.groupby(_STRUCTURE, observed=True, sort=False):
+    kinds: dict[str, list[tuple[str, ...]]] = {}
+    by_name = {
+        tuple(map(str, key)): some for key, some in frame.groupby(_STRUCTURE, observed=True, sort=False)
+    }
+    for name, some in by_name.items():
         same = some.groupby("node")["position_mm"].nunique(dropna=False).max() == 1
         kinds.setdefault("mm" if same and some["position_mm"].notna().all() else "frac", []).append(name)
     for kind, names in kinds.items():
         column, along = ("position_mm", "position along the nerve (mm)") if kind == "mm" else (
             "position_frac", "part of the way")  # fmt: skip
-        by_name = dict(iter(frame.groupby(_STRUCTURE, observed=True, sort=False)))
         for metric in METRICS:
             panels = [
                 panel for name in names for panel in _line_panels(name, by_name[name], metric, column, shown)
@@ -179,7 +181,7 @@ def _profile_figures(
 ) -> Iterator[Drawn]:
     parts = list(chunks(panels, _LINE_PANELS))
     stem = f"profiles-{metric}" + ("" if kind == "mm" else "-tracts")
-    what = f"groups of {groups.column or 'people'}" if shown_groups(groups) else "left against right"
+    what = f"by {groups.column or 'group'}" if shown_groups(groups) else "left against right"
     for number, part in enumerate(parts[:MOST_PROFILE_FIGURES], start=1):
         yield Drawn(
             stem + (f"-{number}" if len(parts) > 1 else ""),
@@ -289,6 +291,6 @@ def analysis_flow(analysis: Analysis) -> Drawn:
         words = "Analysed" if low == high else f"Analysed (at most; {low} in the smallest measure)"
         stages.append(Stage(words, high, some[:6]))
     return Drawn(
-        name, "Who was left out", f"Participants; {name.removesuffix('-flow')}.flow.tsv names them, measure by measure.",
+        name, "Who was left out", f"Participants; {analysis.name}.flow.tsv names them, measure by measure.",
         "; ".join(f"{stage.words}: {stage.n}" for stage in stages), draw.flow(stages, "participants"),
     )  # fmt: skip

@@ -146,6 +146,6 @@ def outliers(found: Sequence[Spread]) -> list[Outlier]:
     for spread in found:
         apart = spread.apart | np.isin(spread.verdicts, ("warn", "fail"))
         distance = np.abs(spread.values - np.median(spread.values))
-        who = sorted(np.flatnonzero(apart), key=lambda i: (-distance[i], spread.labels[i]))
-        every += [Outlier(spread, int(i)) for i in who]
+        who = sorted((int(i) for i in np.flatnonzero(apart)), key=lambda i: (-distance[i], spread.labels[i]))
+        every += [Outlier(spread, i) for i in who]
     return every

@@ -82,7 +82,7 @@ class Folder:
         return sized | self._missing
 
     def finish(self) -> list[Path]:
-        """List what is there, and remove what an earlier page had and this has not; returns what is removed."""
+        """List what is there, and remove what only an earlier page had; returns what is removed."""
         names = sorted(name for picture in self._pictures for name in picture.files)
         gone = sorted(set(listed(self.path)) - set(names))
         for name in gone:
