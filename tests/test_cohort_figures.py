@@ -54,7 +54,7 @@ def test_medians_of_boxes_are_those_of_pandas_and_left_stands_left_in_the_colour
     axes = drawn.figure.axes[0]
     edges = {to_hex(patch.get_edgecolor()).upper() for patch in axes.patches}
     assert edges == {style.SIDES["L"].colour, style.SIDES["R"].colour}
-    assert [label.get_text() for label in axes.get_xticklabels()][0] == "L4\na\nn 20 | 20"
+    assert axes.get_xticklabels()[0].get_text() == "L4\na\nn 20 | 20"
 
 
 def test_few_values_are_all_points_and_no_box() -> None:
@@ -90,9 +90,9 @@ def test_a_profile_has_the_mean_and_students_interval_of_people() -> None:
 
 def test_sessions_of_a_person_count_once_in_a_profile() -> None:
     rows = pd.DataFrame(
-        {"participant_id": ["a", "a", "b"], "session_id": ["1", "2", ""], "value": [1.0, 3.0, 5.0], "side": "L"}
-    ).assign(region="CC", level="", segment="", extraction="label", weighting="central", metric="fa", node=0.0,
-             position_mm=0.0, position_frac=np.nan)  # fmt: skip
+        {"participant_id": ["a", "a", "b"], "session_id": ["1", "2", ""], "value": [1.0, 3.0, 5.0]}
+    ).assign(region="CC", side="L", level="", segment="", extraction="label", weighting="central",
+             metric="fa", node=0.0, position_mm=0.0, position_frac=np.nan)  # fmt: skip
     drawn = next(iter(cohort_pictures.profiles(rows, Groups())))
     assert drawn.figure is not None
     (line,) = drawn.figure.axes[0].lines

@@ -115,8 +115,9 @@ def write_dataset_files(out_dir: Path, bids_dir: Path, *, command: str, config: 
     _write_changed(
         out_dir / "README.md",
         "# Somite derivatives\n\n"
-        "`sub-*.html` are the pages of the sessions: open them in a browser. Their pictures lie in\n"
-        "`figures/` of each session, the text of the methods in `group/methods.md` and `.bib`.\n\n"
+        "`index.html` is the page of the cohort, its figures lie in `group/figures/`; `sub-*.html` are the\n"
+        "pages of the sessions: open them in a browser. Their pictures lie in `figures/` of each session,\n"
+        " the text of the methods in `group/methods.md` and `.bib`.\n\n"
         "Diffusion tensor maps and segment tables. `group/segments.tsv` holds a row per segment, metric and\n"
         "statistic; `group/segments.json` says what its columns mean. `group/qc.tsv` holds the quality\n"
         "numbers of each session with their verdicts, `group/qc_wide.tsv` a row per session, and\n"

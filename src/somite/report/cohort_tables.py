@@ -39,7 +39,7 @@ def sessions(found: Sequence[Member], group_column: str) -> Table:
         ),
         Column("verdict", "Run", "verdict", choose=True, help="How the processing ended"),
         Column("judged", "Quality", "verdict", choose=True, help="Worst verdict of the quality numbers"),
-        Column("reason", "Why", limit=60),
+        Column("reason", "Why", limit=90),
         *(Column(key, title, "number", unit) for key, title, unit, _ in there),
         Column("segments", "Segments", "number", help="Measured, of those expected"),
         Column("warnings", "Warnings", limit=60),
