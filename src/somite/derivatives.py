@@ -38,6 +38,7 @@ BIDSIGNORE = """\
 figures
 /group
 /qc
+/index.html
 /sub-*.html
 """
 
@@ -117,7 +118,7 @@ def write_dataset_files(out_dir: Path, bids_dir: Path, *, command: str, config: 
         "# Somite derivatives\n\n"
         "`index.html` is the page of the cohort, its figures lie in `group/figures/`; `sub-*.html` are the\n"
         "pages of the sessions: open them in a browser. Their pictures lie in `figures/` of each session,\n"
-        " the text of the methods in `group/methods.md` and `.bib`.\n\n"
+        "the text of the methods in `group/methods.md` and `.bib`.\n\n"
         "Diffusion tensor maps and segment tables. `group/segments.tsv` holds a row per segment, metric and\n"
         "statistic; `group/segments.json` says what its columns mean. `group/qc.tsv` holds the quality\n"
         "numbers of each session with their verdicts, `group/qc_wide.tsv` a row per session, and\n"
