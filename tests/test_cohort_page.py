@@ -160,9 +160,9 @@ def test_names_that_are_code_or_too_long_harm_nothing(open_page: Open, tmp_path:
     session(tmp_path, "sub-02", participant_id=SCRIPT)
     cohort_data.write_groups(tmp_path, Groups(SCRIPT, {("sub-01", "", ""): SCRIPT, (SCRIPT, "", ""): "b"}))
     folder = tmp_path / "group" / "analyses"
-    row = {"analysis": "a", "kind": "compare", "region": long, "side": "L", "metric": "fa", "contrast": SCRIPT,
-           "estimate_name": "mean difference", "estimate": 1, "ci_low": 0, "ci_high": 2, "sentence": SCRIPT,
-           "n": 9, "reason": SCRIPT}  # fmt: skip
+    row = {"analysis": "a", "kind": "compare", "region": long, "side": "L", "metric": "fa"}
+    row |= {"contrast": SCRIPT, "sentence": SCRIPT, "reason": SCRIPT, "n": "9"}
+    row |= {"estimate_name": "mean difference", "estimate": "1", "ci_low": "0", "ci_high": "2"}
     tsv(folder / "a.tsv", [row])
     tsv(folder / "empty.tsv", [])
     (folder / "a.json").write_text(json.dumps({"Analysis": {"Options": {"kind": SCRIPT, "group": SCRIPT}}}))
