@@ -308,9 +308,9 @@ def test_the_command_makes_pages_again_and_removes_those_of_sessions_that_are_go
     for label in ("sub-01", "sub-02"):
         session(tmp_path, label)
     assert cli.main(["report", str(tmp_path)]) == cli.DONE
-    assert "4 written, 0 unchanged, 0 removed" in capsys.readouterr().out
+    assert "5 written, 0 unchanged, 0 removed" in capsys.readouterr().out
     assert cli.main(["report", str(tmp_path)]) == cli.DONE
-    assert "0 written, 2 unchanged, 0 removed" in capsys.readouterr().out
+    assert "0 written, 3 unchanged, 0 removed" in capsys.readouterr().out
     assert "[@veraart2016]" in (tmp_path / "group" / "methods.md").read_text()
     assert "@article{veraart2016," in (tmp_path / "group" / "methods.bib").read_text()
     record.path_of(tmp_path, "sub-02").unlink()
