@@ -167,7 +167,10 @@ def run(
     rows = outputs.full_rows(own.results, mates, what.analyses, own.units, freeze)
     _warn_of_gaps(rows, context)
     context.numbers |= {"rows": len(rows), "participants": len(own.start)}
-    written = data.write(context.folder / "analysis_data.tsv", own.selection.measures, what.config.data)
+    written = context.folder / "analysis_data.tsv"
+    if not data.write(written, own.selection.measures, what.config.data) and what.config.data == "auto":
+        reason = f"more than {data.MOST:,} values; data: long or wide writes them all"
+        context.infer(f"data of {what.name}", "not written", reason)
     return (*_write(context.folder, what.config, rows, _flow(what, own, long, people), freeze), written)
 
 

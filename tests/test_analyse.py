@@ -56,7 +56,7 @@ def test_every_format_holds_the_same_and_is_described(study: Study) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         f"{name}{end}"
         for name in ("level", "md")
-        for end in (".tsv", ".parquet", ".json", ".flow.tsv", ".md")
+        for end in (".tsv", ".parquet", ".json", ".flow.tsv", ".data.tsv", ".md")
     )
     parquet = pq.read_table(folder / "md.parquet").to_pandas()
     text = study.results("md")

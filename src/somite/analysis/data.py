@@ -11,6 +11,8 @@ from somite.analysis.selection import FRAME, IDENTITY, MANY, Selected
 from somite.segments import field_text
 from somite.wide_table import wide_name
 
+MOST = 100_000
+"""Values that are written without being asked for."""
 _KEYS = ("participant_id", "session_id", "run", "site", "rater")
 
 
@@ -40,14 +42,19 @@ def as_long(measures: Iterable[Selected]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*FRAME, *IDENTITY[:2]])
 
 
-def write(path: Path, measures: Sequence[Selected], shape: str) -> Path:
-    """Write the data as TSV: `wide`, `long`, or nothing but a line for `none`."""
+def write(path: Path, measures: Sequence[Selected], shape: str) -> bool:
+    """Write the data as TSV: `wide`, `long`, `auto`, or nothing but a line for `none`.
+
+    Returns:
+        Whether they are there: `auto` writes only the columns where there are more values than `MOST`.
+    """
     if shape == "none":
         path.write_text("no data asked for\n", encoding="utf-8")
-        return path
-    table = as_wide(measures) if shape == "wide" else as_long(measures)
+        return False
+    fits = shape != "auto" or sum(len(measure.frame) for measure in measures) <= MOST
+    table = as_wide(measures) if shape == "wide" else as_long(measures if fits else measures[:1])
     with path.open("w", encoding="utf-8", newline="\n") as text:
         text.write("\t".join(map(str, table.columns)) + "\n")
-        for row in table.itertuples(index=False, name=None):
+        for row in table.itertuples(index=False, name=None) if fits else ():
             text.write("\t".join(map(field_text, row)) + "\n")
-    return path
+    return fits

@@ -188,9 +188,10 @@ class AnalysisConfig(StepConfig):
     columns of the table (snr) that the model adjusts for. `file.column` where a name stands in two files."""
     family: Family = Family()
     """Correction for multiple comparisons."""
-    data: Literal["none", "wide", "long"] = "none"
-    """Whether the data that the analysis rests on are written too, with the clinical columns: wide: a row per
-    person and a column per measure; long: a row per value."""
+    data: Literal["auto", "none", "wide", "long"] = "auto"
+    """Whether the data that the analysis rests on are written too, with the clinical columns, for figures and
+    other software. wide: a row per person and a column per measure; long: a row per value; auto: long, where
+    there are at most 100,000 values."""
     alpha: float = Field(0.05, gt=0, lt=0.5, description="Intervals have the level 1 - alpha")
     seed: int = Field(1, ge=0, description="Seed of random numbers, where any are drawn")
 
