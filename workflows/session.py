@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from somite import __version__, derivatives, fingerprint, record, resources
+from somite import __version__, containers, derivatives, fingerprint, record, resources
 from somite.derivatives import Derivative
 from somite.errors import DatasetError, Problem, SomiteError, file_error
 from somite.files import remove_drafts, write_atomically
@@ -87,10 +87,21 @@ def blank_record(unit: Unit, verdict: record.Verdict, problems: Sequence[Problem
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         command=unit.command,
         job=unit.job,
-        software={"somite": __version__, "python": platform.python_version()},
+        software=software(),
         processor=fingerprint.processor(),
+        processor_flags=fingerprint.processor_flags(),
         threads=resources.threads(),
     )
+
+
+def software() -> dict[str, str]:
+    """Versions of this program and of Python, and the image that they run in, where that is known."""
+    image = containers.own_image()
+    return {
+        "somite": __version__,
+        "python": platform.python_version(),
+        **({"container": image} if image else {}),
+    }
 
 
 def look(unit: Unit) -> list[Trace]:
@@ -257,7 +268,7 @@ def _is_sound(item: Trace, cache_root: Path) -> bool:
 
 def _check_inputs_unchanged(unit: Unit) -> None:
     hashes = HashCache(unit.folder / "hashes.json")
-    changed = [path for path in files(unit) if hashes.peek(path) is None]
+    changed = [path for path in input_files(unit) if hashes.peek(path) is None]
     if changed:
         raise DatasetError(
             Problem(
@@ -339,7 +350,7 @@ def _open_record(unit: Unit, last: Record, kept: Mapping[str, Delivered]) -> Non
 def _sidecar(unit: Unit, item: Trace, derivative: Derivative) -> dict[str, Any]:
     node = item.node
     inferred = {fact["name"]: fact["value"] for fact in item.report["facts"]}
-    sources = [f"bids:raw:{_relative(unit, path)}" for path in files(unit)]
+    sources = [f"bids:raw:{relative_to_source(unit, path)}" for path in input_files(unit)]
     return {
         **derivative.metadata,
         **{key: inferred[name] for key, name in derivative.told.items() if name in inferred},
@@ -351,7 +362,8 @@ def _sidecar(unit: Unit, item: Trace, derivative: Derivative) -> dict[str, Any]:
     }
 
 
-def _relative(unit: Unit, path: Path) -> str:
+def relative_to_source(unit: Unit, path: Path) -> str:
+    """How an input file is named in the record."""
     with suppress(ValueError):
         return path.relative_to(unit.source_dir).as_posix()
     return path.name
@@ -360,10 +372,10 @@ def _relative(unit: Unit, path: Path) -> str:
 def input_sums(unit: Unit) -> dict[str, str]:
     """Input file, relative to its dataset -> its checksum now; only a file that changed is read."""
     hashes = HashCache(unit.folder / "hashes.json")
-    return {_relative(unit, path): hashes.sha256(path) for path in files(unit)}
+    return {relative_to_source(unit, path): hashes.sha256(path) for path in input_files(unit)}
 
 
-def files(unit: Unit) -> list[Path]:
+def input_files(unit: Unit) -> list[Path]:
     """The input files."""
     values = (value if isinstance(value, tuple) else (value,) for value in unit.files.values())
     return [path for value in values for path in value if path is not None]

@@ -108,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     diff.add_argument("--tsv", type=Path, metavar="FILE", help="write every change to a table")
     diff.set_defaults(command=_diff)
 
+    _add_care(commands)
+
     phantom = commands.add_parser("phantom", help="write a BIDS dataset whose truth is known")
     _add_phantom(phantom)
     phantom.set_defaults(command=_phantom)
@@ -115,6 +117,19 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON Schema of the YAML, for editors")
     schema.set_defaults(command=_schema)
     return parser
+
+
+def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """What is done with a finished output: repeat it, and clear its caches."""
+    rerun = commands.add_parser("rerun", help="repeat a finished run from its record, and say what differs")
+    rerun.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    rerun.add_argument("--into", type=Path, metavar="DIR", help="keep the rerun here; a new or empty folder")
+    rerun.add_argument("--bids-dir", type=Path, metavar="BIDS_DIR", help="where the input lies, if it moved")
+    rerun.add_argument("--check", action="store_true", help="say what has changed since; run nothing")
+    rerun.add_argument("--image", action="store_true", help="inside of the container image of the record")
+    rerun.add_argument("--n-procs", type=_count, metavar="N", help="cores that may be used")
+    rerun.add_argument("--mem-gb", type=_positive, metavar="G", help="memory that the rerun may use")
+    rerun.set_defaults(command=_rerun)
 
 
 def _add_dataset(parser: argparse.ArgumentParser, *, levels: bool = False) -> None:
@@ -424,6 +439,66 @@ def _review(options: argparse.Namespace) -> int:
     ):
         serving.serve_forever()
     return DONE
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    import tempfile
+
+    _check_has_run(options.out_dir)
+    if options.into is not None:
+        options.into.mkdir(parents=True, exist_ok=True)
+        return _rerun_into(options, options.into.absolute())
+    with tempfile.TemporaryDirectory(prefix="somite-rerun-") as folder:
+        return _rerun_into(options, Path(folder))
+
+
+def _rerun_into(options: argparse.Namespace, into: Path) -> int:
+    from somite.workflows import server
+
+    if not (options.image or options.check):
+        server.start()
+    from somite import rerun
+    from somite.derivatives import write_dataset_files
+    from somite.workflows import cohort, participant
+
+    finished = rerun.read(options.out_dir.absolute(), options.bids_dir)
+    if options.image:
+        return _rerun_inside(rerun.container_command(finished, into, _passed_on(options)))
+    place = rerun.place_of(finished, into, options.called_as)
+    participant.check(place.settings)
+    changed = list(rerun.changes(finished, place))
+    say(f"{len(finished.sessions)} sessions of {options.out_dir}; since the run, this has changed:")
+    for line in changed or ["nothing: inputs, options, versions and code are the same"]:
+        say(f"  {line}")
+    for label in finished.left_out:
+        say(f"  {label} was not done: left out")
+    if options.check:
+        return SOME_FAILED if changed else DONE
+    write_dataset_files(into, place.plan.bids_dir, command=place.command, config=place.settings.to_yaml())
+    made = rerun.repeat(finished, place, cohort.limits(options.n_procs, options.mem_gb))
+    found = list(rerun.outcomes(finished, place, made))
+    for line in (line for outcome in found for line in rerun.lines(outcome)):
+        say(line)
+    differ = sum(not outcome.same for outcome in found)
+    say(f"rerun: {len(found) - differ} equal, {differ} differ")
+    return SOME_FAILED if differ else DONE
+
+
+def _passed_on(options: argparse.Namespace) -> list[str]:
+    """The options that a rerun inside of an image is given too."""
+    words = ["--check"] if options.check else []
+    for name in ("n_procs", "mem_gb"):
+        value = getattr(options, name)
+        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def _rerun_inside(words: Sequence[str]) -> int:
+    import subprocess
+
+    say(shlex.join(words))
+    sys.stdout.flush()
+    return subprocess.run(words, check=False).returncode
 
 
 def _diff(options: argparse.Namespace) -> int:

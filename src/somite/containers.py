@@ -136,6 +136,13 @@ def surrounding() -> str:
     return ", ".join(files + [name for name in _MARKING_VARIABLES if os.environ.get(name)])
 
 
+def own_image() -> str:
+    """The image that this process runs in: what SOMITE_IMAGE says, else Apptainer's file; else empty."""
+    return next(
+        (os.environ[name] for name in ("SOMITE_IMAGE", *_MARKING_VARIABLES) if os.environ.get(name)), ""
+    )
+
+
 @cache
 def check(container: Container) -> None:
     """See that a container can be used here; asked once per process.

@@ -190,3 +190,16 @@ def processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or os.uname().machine
+
+
+_ARITHMETIC = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "neon", "asimd", "sve", "fp")
+
+
+def processor_flags() -> str:
+    """What the processor can do with numbers: libraries choose their kernels by it, and round accordingly."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith(("flags", "Features"))).partition(":")[2]
+    except (OSError, StopIteration):
+        return platform.machine()
+    return " ".join(sorted(flag for flag in flags.split() if flag.startswith(_ARITHMETIC)))

@@ -79,6 +79,8 @@ class Record:
     """Job and element of the cluster that ran it: `1234_5`."""
     software: dict[str, str] = field(default_factory=dict)
     processor: str = ""
+    processor_flags: str = ""
+    """What it can do with numbers: results are the same to the bit only where it is the same."""
     threads: int = 1
 
     def count(self, state: State) -> int:
