@@ -256,6 +256,7 @@ def test_the_recorded_image_is_called_and_the_command_line_is_shown(
     cohort: Cohort,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     fake = tmp_path / "bin" / runtime
     fake.parent.mkdir()
@@ -265,7 +266,7 @@ def test_the_recorded_image_is_called_and_the_command_line_is_shown(
     edit_record(cohort, lambda stored: stored["software"].update(container=image))
     assert cli.main(["rerun", str(cohort.out), "--image", "--n-procs", "2"]) == 0
     called = (tmp_path / "called").read_text()
-    assert called.strip() in capfd.readouterr().out
+    assert called.strip() in capsys.readouterr().out
     for word in (*words, image, "rerun {out} --bids-dir {bids}", "--n-procs 2"):
         assert word.format(bids=cohort.bids, out=cohort.out) in called
     monkeypatch.setenv("PATH", str(tmp_path))
