@@ -21,6 +21,9 @@ SOMITE = [sys.executable, "-m", "somite"]
 # Coarse voxels leave few pure ones: what is tested with this cohort is the path, not the numbers.
 FAST = "extends: lumbar\neddy: {method: none}\n"
 
+# What tells how long things took differs from run to run.
+TIMED = ("group/status.tsv", "group/resources.tsv")
+
 
 @dataclass
 class Ran:
@@ -83,7 +86,7 @@ class Cohort:
         kept = {}
         for path in sorted(self.out.rglob("*")):
             name = path.relative_to(self.out).as_posix()
-            if path.is_file() and name.startswith(("sub-", "group/")) and name != "group/status.tsv":
+            if path.is_file() and name.startswith(("sub-", "group/")) and name not in TIMED:
                 raw = path.read_bytes()
                 kept[name] = gzip.decompress(raw) if path.suffix == ".gz" else raw
         return kept

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from somite import progress, record, resources
+from somite import progress, record, resources, resources_table
 from somite.dataset.sessions import Session
-from somite.errors import DatasetError, Problem
+from somite.errors import DatasetError, Problem, ResourceError
 from somite.record import Record
 from somite.report import cohort_groups, writing
 from somite.report.writing import Written
-from somite.workflows import analyses, group, participant, pool
+from somite.workflows import analyses, forecast, group, participant, pool
 from somite.workflows.group import Member
 from somite.workflows.participant import Place
 from somite.workflows.pool import Limits
+from somite.workflows.session import Unit
 
 
 def limits(cores: int | None, memory_gb: float | None) -> Limits:
@@ -70,6 +72,35 @@ def record_stopped(place: Place) -> list[Record]:
     return stopped
 
 
+def check_disk(place: Place, may_use: Limits) -> list[Problem]:
+    """Warnings where the sessions to run may not fit on the disks of the output and of the work folder.
+
+    Raises:
+        ResourceError: `DISK_SPACE`, where they will not, as far as measured sessions tell.
+        GraphError, ToolError: as `graph.join`.
+    """
+    units = list(participant.units(place).values())
+    records = read_measured(place, units)
+    found = forecast.check_disk(
+        forecast.needs(units, records),
+        place.out_dir,
+        place.work_dir,
+        keep=place.settings.keep,
+        at_once=may_use.cores,
+    )
+    if any(problem.severity == "error" for problem in found):
+        raise ResourceError.of(found)
+    return found
+
+
+def read_measured(place: Place, units: Sequence[Unit], others: int = 20) -> list[Record]:
+    """The records of these sessions, and of some others of the output: one element of an array reads few."""
+    own = [record.path_of(place.out_dir, unit.label) for unit in units]
+    every = sorted((place.out_dir / "logs").glob("sub-*.json"))
+    paths = dict.fromkeys([*own, *every[:others]])
+    return [item for item in map(record.read, paths) if item is not None]
+
+
 def _stopped(session: Session, place: Place) -> Record:
     """The record of a session that its plan stops: nothing else is written for it."""
     identity = participant.identity_of(session, place.settings)
@@ -101,6 +132,7 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], list[Record]
     """
     cohort = group.members(place)
     group.write_status(place.out_dir, cohort)
+    resources_table.write(place.out_dir, [member.last for member in cohort if member.last is not None])
     if not any(member.verdict == "done" for member in cohort):
         raise DatasetError(
             Problem(

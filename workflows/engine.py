@@ -115,7 +115,7 @@ def run_step(step: str, code: str, versions: dict[str, str], config: dict[str, A
     definition = discover()[step]
     context = Context(folder=folder, threads=resources.threads())
     paths = {name: _locate(value, cache_root) for name, value in needs.items()}
-    begin = time.perf_counter()
+    begin, cpu_begin = time.perf_counter(), resources.cpu_seconds()
     try:
         with resources.peak_memory() as peak:
             made = definition(definition.config.model_validate(config), context, **paths)
@@ -126,6 +126,7 @@ def run_step(step: str, code: str, versions: dict[str, str], config: dict[str, A
     seconds = time.perf_counter() - begin
     report = {
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(resources.cpu_seconds() - cpu_begin, 3),
         "peak_mb": round(peak.megabytes, 1),
         "facts": [asdict(fact) for fact in context.facts],
         "warnings": [asdict(warning) for warning in context.warnings],
@@ -278,6 +279,14 @@ def drop(cache_root: Path, traces: Iterable[Trace]) -> None:
     for item in traces:
         if item.folder:
             shutil.rmtree(cache_root / item.folder, ignore_errors=True)
+
+
+def touch(cache_root: Path, traces: Iterable[Trace]) -> None:
+    """Note that cached results were used now, for whoever clears the cache of old ones."""
+    for item in traces:
+        if item.folder:
+            with suppress(OSError):
+                os.utime(cache_root / item.folder)
 
 
 def execute(

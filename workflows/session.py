@@ -91,6 +91,7 @@ def blank_record(unit: Unit, verdict: record.Verdict, problems: Sequence[Problem
         processor=fingerprint.processor(),
         processor_flags=fingerprint.processor_flags(),
         threads=resources.threads(),
+        dwi_gb=unit.dwi_gb,
     )
 
 
@@ -233,6 +234,7 @@ def _run_leased(unit: Unit, note: Callable[[Event], None], ran: Mapping[str, Eve
     _check_inputs_unchanged(unit)
     lease.check()
     outputs = _deliver(unit, traces, last)
+    engine.touch(unit.cache_root, traces)
     if unit.keep == "final":
         _purge(unit, traces)
     return replace(
@@ -268,7 +270,7 @@ def _is_sound(item: Trace, cache_root: Path) -> bool:
 
 def _check_inputs_unchanged(unit: Unit) -> None:
     hashes = HashCache(unit.folder / "hashes.json")
-    changed = [path for path in input_files(unit) if hashes.peek(path) is None]
+    changed = [path for path in files(unit) if hashes.peek(path) is None]
     if changed:
         raise DatasetError(
             Problem(
@@ -350,7 +352,7 @@ def _open_record(unit: Unit, last: Record, kept: Mapping[str, Delivered]) -> Non
 def _sidecar(unit: Unit, item: Trace, derivative: Derivative) -> dict[str, Any]:
     node = item.node
     inferred = {fact["name"]: fact["value"] for fact in item.report["facts"]}
-    sources = [f"bids:raw:{relative_to_source(unit, path)}" for path in input_files(unit)]
+    sources = [f"bids:raw:{_relative(unit, path)}" for path in files(unit)]
     return {
         **derivative.metadata,
         **{key: inferred[name] for key, name in derivative.told.items() if name in inferred},
@@ -362,20 +364,19 @@ def _sidecar(unit: Unit, item: Trace, derivative: Derivative) -> dict[str, Any]:
     }
 
 
-def relative_to_source(unit: Unit, path: Path) -> str:
-    """How an input file is named in the record."""
+def _relative(unit: Unit, path: Path) -> str:
     with suppress(ValueError):
         return path.relative_to(unit.source_dir).as_posix()
     return path.name
 
 
-def input_sums(unit: Unit) -> dict[str, str]:
+def input_sums(unit: Unit, hashes: HashCache | None = None) -> dict[str, str]:
     """Input file, relative to its dataset -> its checksum now; only a file that changed is read."""
-    hashes = HashCache(unit.folder / "hashes.json")
-    return {relative_to_source(unit, path): hashes.sha256(path) for path in input_files(unit)}
+    hashes = hashes or HashCache(unit.folder / "hashes.json")
+    return {_relative(unit, path): hashes.sha256(path) for path in files(unit)}
 
 
-def input_files(unit: Unit) -> list[Path]:
+def files(unit: Unit) -> list[Path]:
     """The input files."""
     values = (value if isinstance(value, tuple) else (value,) for value in unit.files.values())
     return [path for value in values for path in value if path is not None]
@@ -402,6 +403,9 @@ def _step_record(item: Trace, state: record.State) -> StepRecord:
         outputs={product: made.sha256 for product, made in item.outputs.items()},
         commands=item.report.get("commands", []),
         numbers=item.report.get("numbers", {}),
+        cpu_seconds=item.report.get("cpu_seconds", 0.0),
+        disk_mb=round(sum(made.size for made in item.outputs.values()) / 1e6, 3),
+        entry=item.folder,
     )
 
 

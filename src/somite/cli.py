@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from somite import __version__
-from somite.errors import DatasetError, Problem, SomiteError, file_error
+from somite.errors import ConfigError, DatasetError, Problem, SomiteError, file_error
 from somite.phantom import NAMES as PHANTOMS
 from somite.stdout import say
 
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     plan = commands.add_parser("plan", help="check the dataset and say what would run; computes nothing")
     _add_dataset(plan)
     plan.add_argument("--deep", action="store_true", help="read the voxels too, of every series")
+    plan.add_argument("--estimate", action="store_true", help="core-hours, memory and disk of the cohort too")
     plan.set_defaults(command=_plan)
 
     run = commands.add_parser("run", help="run the participant level, the group level, or both")
@@ -130,6 +131,22 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     rerun.add_argument("--n-procs", type=_count, metavar="N", help="cores that may be used")
     rerun.add_argument("--mem-gb", type=_positive, metavar="G", help="memory that the rerun may use")
     rerun.set_defaults(command=_rerun)
+
+    cache = commands.add_parser("cache", help="size of the work folder, and clearing it while others run")
+    cache.add_argument("what", choices=["size", "prune"])
+    cache.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    cache.add_argument("--work-dir", type=Path, metavar="DIR", help="OUT_DIR/.work unless given")
+    which = cache.add_mutually_exclusive_group()
+    which.add_argument(
+        "--older-than", type=_positive, metavar="DAYS", help="results that no run made or used for so long"
+    )
+    which.add_argument(
+        "--unused",
+        action="store_true",
+        help="results that are not behind those of OUT_DIR: of other options",
+    )
+    cache.add_argument("--dry-run", action="store_true", help="say what would go; remove nothing")
+    cache.set_defaults(command=_cache)
 
 
 def _add_dataset(parser: argparse.ArgumentParser, *, levels: bool = False) -> None:
@@ -278,6 +295,8 @@ def _plan(options: argparse.Namespace) -> int:
         place = replace(place, plan=deep_check(place.plan, options.n_procs or resources.cores()))
     for line in show.plan(place):
         say(line)
+    if options.estimate:
+        _say_estimate(place)
     wrong = [bool(session.errors) for session in place.plan.sessions]
     return MISTAKE if all(wrong) or clinical else SOME_FAILED if any(wrong) else DONE
 
@@ -315,6 +334,7 @@ def _run(options: argparse.Namespace) -> int:
     _say_problems(place.plan.problems)
     records: list[Record] = []
     if "participant" in options.levels:
+        _say_problems(cohort.check_disk(place, may_use))
         ran, pages = cohort.run_participants(
             place, may_use, stop_on_first_failure=options.stop_on_first_crash
         )
@@ -474,14 +494,58 @@ def _rerun_into(options: argparse.Namespace, into: Path) -> int:
         say(f"  {label} was not done: left out")
     if options.check:
         return SOME_FAILED if changed else DONE
+    may_use = cohort.limits(options.n_procs, options.mem_gb)
+    _say_problems(cohort.check_disk(place, may_use))
     write_dataset_files(into, place.plan.bids_dir, command=place.command, config=place.settings.to_yaml())
-    made = rerun.repeat(finished, place, cohort.limits(options.n_procs, options.mem_gb))
+    made = rerun.repeat(finished, place, may_use)
     found = list(rerun.outcomes(finished, place, made))
     for line in (line for outcome in found for line in rerun.lines(outcome)):
         say(line)
     differ = sum(not outcome.same for outcome in found)
     say(f"rerun: {len(found) - differ} equal, {differ} differ")
     return SOME_FAILED if differ else DONE
+
+
+def _say_estimate(place: Place) -> None:
+    from somite.workflows import cohort, forecast, participant
+
+    units = list(participant.units(place).values())
+    for line in forecast.lines(
+        forecast.needs(units, cohort.read_measured(place, units)), place.settings.keep
+    ):
+        say(line)
+    _say_problems(cohort.check_disk(place, cohort.limits(None, None)))
+
+
+def _cache(options: argparse.Namespace) -> int:
+    from somite import cache
+
+    work_dir = _work_dir(options)
+    if not work_dir.is_dir():
+        raise DatasetError(Problem("NO_WORK_FOLDER", "there is no work folder", where=str(work_dir)))
+    if options.what == "size":
+        found = list(cache.read(work_dir))
+        for item in found:
+            busy = "  in use" if item.in_use else ""
+            say(f"{item.label}  {len(item.entries)} results, {cache.size_text(item.bytes)}{busy}")
+        say(f"{work_dir}: {cache.size_text(sum(item.bytes for item in found))}")
+        return DONE
+    if options.unused:
+        _check_records(options.out_dir)
+        choose = cache.unused_by(options.out_dir)
+    elif options.older_than is not None:
+        choose = cache.older_than(options.older_than)
+    else:
+        raise ConfigError(
+            Problem("PRUNE_WHAT", "nothing says what to remove", do="give --older-than DAYS or --unused")
+        )
+    freed = 0
+    for gone in cache.prune(work_dir, choose, dry=options.dry_run):
+        freed += gone.bytes
+        words = f"in use by {gone.busy}: left alone" if gone.busy else f"{gone.entries} results"
+        say(f"{gone.label}  {words}, {cache.size_text(gone.bytes)}")
+    say(f"{'would free' if options.dry_run else 'freed'}: {cache.size_text(freed)}")
+    return DONE
 
 
 def _passed_on(options: argparse.Namespace) -> list[str]:

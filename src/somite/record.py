@@ -36,6 +36,12 @@ class StepRecord:
     """Product -> SHA-256."""
     commands: list[str] = field(default_factory=list)
     numbers: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: float = 0.0
+    """Of this process and of the tools that it ran, over all cores."""
+    disk_mb: float = 0.0
+    """Of what it made, in the work folder."""
+    entry: str = ""
+    """Name of its folder in the cache."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,8 @@ class Record:
     processor_flags: str = ""
     """What it can do with numbers: results are the same to the bit only where it is the same."""
     threads: int = 1
+    dwi_gb: float = 0.0
+    """Size of its series as float32."""
 
     def count(self, state: State) -> int:
         """How many steps ended in this state."""

@@ -155,9 +155,8 @@ def _why_not(label: str, place: Place) -> str:
 
 def _changes(unit: Unit, known: Record) -> Iterator[str]:
     """What has changed since a record was made: what a unit is given, and each of its steps."""
-    files = [path for path in session.input_files(unit) if path.is_file()]
     with HashCache(unit.folder / "hashes.json") as hashes:
-        now = {session.relative_to_source(unit, path): hashes.sha256(path) for path in files}
+        now = session.input_sums(_present(unit), hashes)
     for name in sorted({*now, *known.inputs} if unit.label.startswith("sub-") else now):
         if name not in now:
             yield f"input {name} is no longer there"
@@ -184,6 +183,16 @@ def _changes(unit: Unit, known: Record) -> Iterator[str]:
         yield from (reason for reason in record.differences(known.steps, step) if reason != record.GONE)
     steps = {node.step for node in unit.nodes}
     yield from (f"step {step.step} is not run any more" for step in known.steps if step.step not in steps)
+
+
+def _present(unit: Unit) -> Unit:
+    """A unit with those of its files that are there: an analysis reads tables that are yet to be made."""
+    there = {
+        name: tuple(p for p in value if p.is_file()) if isinstance(value, tuple) else value
+        for name, value in unit.files.items()
+        if isinstance(value, tuple) or (value is not None and value.is_file())
+    }
+    return replace(unit, files=there)
 
 
 def _texts(unit: Unit, inputs: dict[str, list[str]], wires: dict[str, str]) -> dict[str, list[str]]:

@@ -39,6 +39,12 @@ def memory_gb() -> float:
     return total
 
 
+def cpu_seconds() -> float:
+    """Time of all cores that this process has used so far, and the tools that it ran and that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 @dataclass
 class Peak:
     """Highest resident memory, in MB, of this process and of the tools that it ran."""
