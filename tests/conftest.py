@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from browser import chromium, open_page
 from cohort import finished, pristine
+from toysteps import number, toy
 
-__all__ = ["chromium", "finished", "need_tool", "open_page", "pristine", "real_data"]
+__all__ = ["chromium", "finished", "need_tool", "number", "open_page", "pristine", "real_data", "toy"]
 
 
 @pytest.fixture(scope="session")

@@ -79,10 +79,17 @@ def needs(units: Iterable[Unit], records: Iterable[Record]) -> list[Need]:
     for unit in units:
         own = known.get(unit.label)
         if own is not None and own.recipe == unit.recipe:
-            found.append(replace(_measured(own), memory_gb=max(need_gb(unit), own.peak_mb / 1e3), done=True))
+            memory_gb = max(need_gb(unit), own.peak_mb / 1e3)
+            found.append(replace(_measured(own), memory_gb=memory_gb, done=_is_done(own, unit)))
         else:
             found.append(_expected(unit, middle.get(unit.recipe)))
     return found
+
+
+def _is_done(own: Record, unit: Unit) -> bool:
+    """Whether a session need not run again, unless its inputs have changed."""
+    made = {step.step: (step.code, step.versions) for step in own.steps}
+    return all(made.get(node.step) == (node.code, node.versions) for node in unit.nodes)
 
 
 def _measured(item: Record) -> Need:
@@ -197,12 +204,7 @@ def _full(folder: Path, gb: float, free: float, *, measured: bool) -> Problem:
         "the sessions to run will fill the disk" if gb > free else "the sessions to run may fill the disk",
         where=str(folder),
         found=f"{size_text(free * 1e9)} free",
-        expected=f"about {size_text(gb * 1e9)}, "
-        + (
-            "from sessions that were measured"
-            if measured
-            else "by shipped defaults: nothing was measured yet"
-        ),
+        expected=f"about {size_text(gb * 1e9)}, by {basis}",
         do="make room (`somite cache prune`), name another --work-dir, or set keep: final in the YAML",
         # What no session has shown is not enough to refuse a run.
         severity="error" if gb > free and measured else "warning",

@@ -41,8 +41,8 @@ def memory_gb() -> float:
 
 def cpu_seconds() -> float:
     """Time of all cores that this process has used so far, and the tools that it ran and that have ended."""
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 @dataclass

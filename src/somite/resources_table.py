@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 def write(out_dir: Path, records: Iterable[Record]) -> Path:
-    """Write `group/resources.tsv`, a row per session and step, and what its columns mean; returns its path."""
+    """Write `group/resources.tsv`, a row per session and step, with its dictionary; returns its path."""
     rows = [_row(item, step) for item in records for step in item.steps]
     lines = ["\t".join(COLUMNS), *("\t".join(map(str, row)) for row in rows)]
     path = write_atomically(out_dir / "group" / "resources.tsv", "\n".join(lines) + "\n")
