@@ -39,7 +39,7 @@ from pydra.engine.result import load_result
 from pydra.engine.submitter import Submitter
 
 from somite import fingerprint, resources
-from somite.errors import Problem, SomiteError, ToolError
+from somite.errors import Problem, SomiteError, ToolError, file_error, is_disk_full
 from somite.registry import Context, Step, discover
 from somite.workflows.graph import Node, step_named
 
@@ -151,6 +151,8 @@ def _locate(value: Value, cache_root: Path) -> Path | tuple[Path, ...] | None:
 def _problems_of(error: Exception, step: str) -> tuple[Problem, ...]:
     if isinstance(error, SomiteError) and error.problems:
         return error.problems
+    if isinstance(error, OSError) and is_disk_full(error):
+        return (file_error(error),)
     last = traceback.extract_tb(error.__traceback__)[-1]
     return (
         Problem(
@@ -305,14 +307,15 @@ def execute(
     reports = {f"{node.step}_report": dict for node in nodes}
     fields = {key: workflow.arg(name=key, type=kind) for key, kind in (("nodes", list), ("given", dict))}
     session = workflow.define(_build, inputs=fields, outputs=reports, name="Session")
-    token = _listener.set(listen)
+    token, folder = _listener.set(listen), Path.cwd()
     try:
         with Submitter(worker="debug", cache_root=cache_root) as submitter:
             submitter(session(nodes=list(nodes), given=dict(given)), raise_errors=True)
     finally:
         _listener.reset(token)
-        for folder in cache_root.glob("workflow-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        os.chdir(folder)  # Pydra stays in a job's folder where it cannot write the result
+        for path in cache_root.glob("workflow-*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def as_pydra(name: str) -> Any:

@@ -12,6 +12,7 @@ Problems are collected and raised together. Tests match their codes, people read
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -89,8 +90,21 @@ class ResourceError(SomiteError):
     """Memory, disk, or a lock that this run may not take."""
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error means that there is no room left, on the disk or in the quota."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def file_error(error: OSError) -> Problem:
     """The problem of a file or folder that could not be read or written."""
+    if is_disk_full(error):
+        return Problem(
+            "DISK_FULL",
+            "the disk or the quota is full; what is finished is kept, and nothing half-written",
+            where=str(error.filename or ""),
+            found=error.strerror or str(error),
+            do="make room (`somite cache prune`, another --work-dir, keep: final), then run again",
+        )
     return Problem(
         "FILE_ERROR",
         "a file could not be read or written",

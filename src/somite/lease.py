@@ -188,9 +188,18 @@ class Lease:
             return
         found = read_owner(aside)
         if found is not None and found.token != owner.token:
-            with suppress(OSError):
-                os.link(aside, self.path)  # a new owner came first: give it back
+            self._give_back(aside)  # a new owner came first
         aside.unlink(missing_ok=True)
+
+    def _give_back(self, aside: Path) -> None:
+        with suppress(FileExistsError):
+            try:
+                os.link(aside, self.path)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without hard links
+                with self.path.open("x") as file:
+                    file.write(aside.read_text())
 
     def _keep(self) -> None:
         beat = 0
