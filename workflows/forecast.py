@@ -31,12 +31,13 @@ DEFAULT_CORE_S_PER_GB: Mapping[str, float] = {
     "tensor": 10,
     "track": 200,
 }
-"""Seconds of one core for each GB of series as float32, of the built-in methods, measured on phantoms of
-0.05 and 0.25 GB; steps that are not named take 10."""
+"""Seconds of one core for each GB of series as float32, of the built-in methods; steps that are not named
+take 10. Those of load, denoise, eddy and tensor follow from the session of `docs/benchmarks.md` (0.05 GB);
+the others are guesses of the order of magnitude."""
 DEFAULT_CORE_S = 20.0
 """Of a session beside that: starting, pictures and tables."""
 DEFAULT_WORK_COPIES = 6.5
-"""Size of the work folder, in copies of the series as float32."""
+"""Size of the work folder, in copies of the series as float32: of one lumbar phantom of 0.007 GB."""
 DEFAULT_OUTPUT_COPIES = 1.7
 """Size of the output, likewise: maps and the corrected series, compressed."""
 FIXED_MB = 5.0
@@ -159,7 +160,7 @@ def lines(found: Sequence[Need], keep: str) -> Iterator[str]:
     counts = {basis: sum(need.basis == basis for need in found) for basis in ("measured", "like others")}
     yield (
         f"from: {counts['measured']} measured themselves, {counts['like others']} like those that were, "
-        f"{len(found) - sum(counts.values())} by shipped defaults (phantoms on another machine: rough)"
+        f"{len(found) - sum(counts.values())} by shipped defaults (an order of magnitude, no more)"
     )
 
 
