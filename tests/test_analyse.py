@@ -15,8 +15,10 @@ from scipy import stats
 from study import GROUPS, YAML, Study
 
 from somite import __version__, fingerprint
+from somite.analysis import data
 from somite.analysis.clinical import check
 from somite.analysis.outputs import ALL, FLOW
+from somite.analysis.selection import Selected
 
 
 @pytest.fixture
@@ -74,10 +76,10 @@ def test_every_format_holds_the_same_and_is_described(study: Study) -> None:
 
 
 @pytest.mark.parametrize("shape", ["wide", "long"])
-def test_the_data_of_an_analysis_are_written_on_demand(study: Study, shape: str) -> None:
+def test_the_data_of_an_analysis_have_the_shape_that_is_asked_for(study: Study, shape: str) -> None:
     study.states(YAML.replace("    family", f"    covariates: [age]\n    data: {shape}\n    family", 1))
     written = study.results("level.data")
-    assert not (study.out / "group" / "analyses" / "md.data.tsv").exists()
+    assert len(study.results("md.data")) > 0
     assert dict(zip(written["participant_id"], written["age"], strict=True))["sub-003"] == 56
     rows = study.rows
     mine = (rows["metric"] == "fa") & (rows["level"] == "L5") & (rows["side"] == "R")
@@ -89,6 +91,19 @@ def test_the_data_of_an_analysis_are_written_on_demand(study: Study, shape: str)
         got = written[written["side"] == "R"].set_index("participant_id")["value"]
         assert len(written) == 12
     np.testing.assert_allclose(got, want, rtol=1e-8)
+
+
+def test_data_that_are_not_wanted_or_too_many_are_not_written(
+    study: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.states(YAML.replace("    family", "    data: none\n    family", 1))
+    assert not (study.out / "group" / "analyses" / "level.data.tsv").exists()
+    measures = [Selected.of(pd.DataFrame({"participant_id": ["sub-001"], "value": [1.0]}), "fa")] * 3
+    monkeypatch.setattr(data, "MOST", 2)
+    assert not data.write(study.root / "many.tsv", measures, "auto")
+    assert len((study.root / "many.tsv").read_text().splitlines()) == 1
+    assert data.write(study.root / "many.tsv", measures, "long")
+    assert len((study.root / "many.tsv").read_text().splitlines()) == 4
 
 
 def test_the_flow_accounts_for_everybody(study: Study) -> None:

@@ -208,7 +208,7 @@ def _roots(sending: Sending) -> list[Path]:
     roots = {path for path in known if path is not None and path.is_dir()}
     roots |= {path.resolve() for path in roots}
     for unit in sending.units.values():
-        for path in session.input_files(unit):
+        for path in session.files(unit):
             for parent in {path.parent, path.resolve().parent}:
                 if roots.isdisjoint((parent, *parent.parents)):
                     roots.add(parent)

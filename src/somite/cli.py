@@ -531,7 +531,7 @@ def _cache(options: argparse.Namespace) -> int:
         say(f"{work_dir}: {cache.size_text(sum(item.bytes for item in found))}")
         return DONE
     if options.unused:
-        _check_records(options.out_dir)
+        _check_has_run(options.out_dir)
         choose = cache.unused_by(options.out_dir)
     elif options.older_than is not None:
         choose = cache.older_than(options.older_than)

@@ -18,7 +18,7 @@ from somite.plan import make_plan
 from somite.record import Delivered, Record, StepRecord
 from somite.registry import discover
 from somite.sameness import Sameness
-from somite.workflows import cohort, group, participant, session
+from somite.workflows import analyses, cohort, group, participant, session
 from somite.workflows.participant import Place
 from somite.workflows.pool import Limits
 from somite.workflows.session import Unit
@@ -131,7 +131,7 @@ def changes(finished: Finished, place: Place) -> Iterator[str]:
         for change in _changes(units[label], known) if label in units else (_why_not(label, place),):
             told.setdefault(change, []).append(label)
     if GROUP in finished.records:
-        cohort_units = [group.unit(place, ()), *group.analyses(place)]
+        cohort_units = [group.unit(place, ()), *analyses.units(place)]
         for unit in cohort_units:
             if unit.label in finished.records:
                 for change in _changes(unit, finished.records[unit.label]):
