@@ -103,22 +103,21 @@ def test_at_an_snr_what_noise_makes_of_the_truth_is_measured(
 
 
 @pytest.mark.parametrize(
-    # 0.03 is wanted. Tracts of the brain stem are four voxels across: what resampling mixes into them takes
-    # up to 0.05 off.
-    ("protocol", "near"),
-    [("lumbar", 0.03), ("thigh", 0.03), ("brain-als", 0.055)],
+    # Elsewhere the median is what resampling, denoising and unringing leave of the thinnest segments.
+    ("protocol", "typical"),
+    [("lumbar", 0.02), ("thigh", 0.02), ("brain-als", 0.02)],
 )
 def test_after_the_whole_preprocessing_fa_is_near_the_truth(
-    tmp_path: Path, protocol: str, near: float
+    tmp_path: Path, protocol: str, typical: float
 ) -> None:
-    """With motion, distortion and a reverse image, eddy currents and lost slices."""
+    """With motion, distortion and a reverse image, eddy currents, lost slices and ringing."""
     cohort = Cohort(tmp_path)
     labels = "whole" if protocol == "thigh" else "segments"
     variant = "plain" if protocol == "thigh" else ""
     write_dataset(cohort.bids, 1, 2, protocol=protocol, variant=variant, faults=ALL_FAULTS, labels=labels)
     both = measured(cohort, f"extends: {protocol}\n")
     away = (both["fa"] - both["true_fa"]).abs()
-    assert away.max() <= near and away.median() <= 0.03
+    assert away.max() <= 0.03 and away.median() <= typical
 
 
 def test_an_atlas_brings_the_segments_of_the_brain(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def _add_phantom(parser: argparse.ArgumentParser) -> None:
         help="what a rater has drawn: segments, whole structures, those on the T2w image, or nothing",
     )
     parser.add_argument(
-        "--faults", action="store_true", help="with motion, distortion, eddy currents and lost slices"
+        "--faults", action="store_true", help="with motion, distortion, eddy currents, lost slices, ringing"
     )
     parser.add_argument(
         "--lesion", metavar="PLACE", help="of patients: REGION[:SIDE[:LEVEL[:SEGMENT]]], as nerve_root:L:S1"

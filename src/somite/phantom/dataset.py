@@ -89,6 +89,10 @@ shift towards posterior in mm, and its slope along x, y and z of the world about
 _LOST = """
 Slices have lost their signal: derivatives/truth/sub-XX_lost.tsv has their volumes and places, from 0.
 """
+_RINGING = """
+The series is made from a finer image by leaving out what a scanner does not measure of k-space: edges ring
+within the slices. The truth is that of the body.
+"""
 
 
 def write_dataset(
@@ -297,6 +301,7 @@ def _write_top(root: Path, order: Order, people: Sequence[Person], lesion: str, 
             (faults.distortion_voxels, _DISTORTED),
             (faults.eddy_percent, _EDDIES),
             (faults.dropouts, _LOST),
+            (faults.ringing, _RINGING),
         )
         if holds
     ]

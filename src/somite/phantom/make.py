@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from somite.errors import ConfigError, Problem
 from somite.gradients import Gradients
 from somite.images import Grid
-from somite.phantom import change, noise, paint, scan
+from somite.phantom import change, kspace, noise, paint, scan
 from somite.phantom.anatomy import Anatomy, rigid, with_edges
 from somite.phantom.change import Change
 from somite.phantom.protocol import Protocol, seeds_of, unknown_variant
@@ -126,7 +126,8 @@ def make(
         faults: what goes wrong in the scan.
         motion: affines (n, 4, 4), rigid, world mm, in place of a drift by `faults`: where the body of volume
             0 lies in each volume.
-        points_per_axis: a voxel's signal is the mean over this number cubed of points.
+        points_per_axis: a voxel's signal is the mean over this number cubed of points; where it rings, this
+            is by how much finer the image is that its k-space is cut from.
 
     Raises:
         ConfigError: every one of `SNR`, `VARIANT` and `LESION` that applies.
@@ -213,13 +214,13 @@ class _Camera:
         scale: np.float32,
     ) -> None:
         self.anatomy, self.grid, self.te_ms, self.per_axis = anatomy, grid, te_ms, per_axis
-        self.painting, self.scale = painting, scale
+        self.painting, self.scale, self.rings = painting, scale, faults.ringing
         axis, _ = scan.phase_axis(grid)
         largest = faults.distortion_voxels * float(grid.voxel_mm[axis])
         self.field = scan.Field.around(grid, largest) if largest else None
 
     def series(self, gradients: Gradients, motion: Floats | None, eddy: Floats | None) -> NDArray[np.float32]:
-        if motion is None and eddy is None:
+        if motion is None and eddy is None and not self.rings:
             return self.still(gradients) if self.field is None else self.volume(gradients)
         volumes = []
         for number, (b, direction) in enumerate(zip(gradients.bvals, gradients.bvecs, strict=True)):
@@ -240,13 +241,21 @@ class _Camera:
         eddy: Floats | None = None,
     ) -> NDArray[np.float32]:
         body = self.anatomy if pose is None else self.anatomy.moved(pose)
+        # Where k-space ends, the points within the plane are the voxels of a finer image.
+        times = self.per_axis if self.rings else 1
+        grid = kspace.finer(self.grid, times)
         shift = None
         if self.field is not None or eddy is not None:
             shift = scan.shift(self.grid, field=self.field, polarity=polarity, pose=pose, eddy=eddy)
-        painting = paint.paint(body, self.grid, self.per_axis, shift)
+            shift = shift.finer(self.grid.shape, times)
+        within = (self.per_axis // times, self.per_axis // times, self.per_axis)
+        painting = paint.paint(body, grid, within, shift)
         taken = self._signal(body, painting, gradients)
         if shift is not None:
             taken *= shift.density.astype(np.float32)[:, None]
+        if self.rings:
+            images = [kspace.acquired(one.reshape(grid.shape), times).ravel() for one in taken.T]
+            taken = np.stack(images, axis=1)
         return taken
 
     def displacement(self) -> NDArray[np.float32] | None:

@@ -1,4 +1,4 @@
-"""What goes wrong in a scan: motion, distortion, eddy currents and lost slices, each with its truth.
+"""What goes wrong in a scan: motion, distortion, eddy currents, lost slices and ringing, each with its truth.
 
 Echo-planar images are displaced along phase encoding. What lies at x is seen at x + p (±f(x) + e(x)): f is
 the field of the body's susceptibility, which moves with the body and acts the other way round in an image of
@@ -42,6 +42,9 @@ class Scan:
     """Largest shear or scale by eddy currents, mm per 100 mm."""
     dropouts: int = 0
     """Slices of diffusion-weighted volumes that lose their signal."""
+    ringing: bool = False
+    """Whether k-space ends in the plane of the slices, as that of a scanner does. Without, every voxel is the
+    mean over its volume, and to take ringing off that is not there blurs it."""
 
     @property
     def moves(self) -> bool:
@@ -49,7 +52,9 @@ class Scan:
         return self.motion_mm > 0 or self.motion_deg > 0
 
 
-ALL_FAULTS = Scan(motion_mm=1.0, motion_deg=0.5, distortion_voxels=3.0, eddy_percent=1.5, dropouts=2)
+ALL_FAULTS = Scan(
+    motion_mm=1.0, motion_deg=0.5, distortion_voxels=3.0, eddy_percent=1.5, dropouts=2, ringing=True
+)
 """What a bad but usual scan has."""
 
 
