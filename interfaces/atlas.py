@@ -9,11 +9,11 @@ import numpy as np
 import SimpleITK as sitk
 from pydantic import Field
 
-from somite.alignment import Image
 from somite.body import read_mask
 from somite.errors import Problem
 from somite.images import read_float
 from somite.interfaces.anatomy_transform import field_transform
+from somite.position import Image
 from somite.registry import Context, Mask, StepConfig, step
 from somite.template import Warped, warp
 

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import numpy as np
 
-from somite.alignment import Image
 from somite.body import read_mask
 from somite.images import grid_of, open_image, write
+from somite.interfaces.anatomy_transform import read_doubts
 from somite.interfaces.transfer import other_grid, points_of, read_transform, transform_points
 from somite.label_sources.overlap import check_overlap
 from somite.label_sources.probseg import read_probabilities
 from somite.orientation import storage_change
+from somite.position import Image
 from somite.registry import Context, Dwi, LabelTable, StepConfig, step
 from somite.segments import label_table_text, read_label_table
 from somite.template import sampled
@@ -39,6 +40,7 @@ def run(
     context: Context,
     transform: Annotated[Path, "ITK transform: points of the DWI to points of the images"] | None = None,
     anatomy_transform: Annotated[Path, "The same, found by registration to the anatomy"] | None = None,
+    anatomy_doubts: Annotated[Path, "Flags of what comes through that registration, JSON"] | None = None,
     within: Annotated[Path, "Mask outside of which there is no probability"] | None = None,
 ) -> tuple[Path, Path]:
     """Interpolate each volume where the voxels of the series lie in it; 0 outside.
@@ -71,7 +73,9 @@ def run(
     if within is not None:
         moved = moved * read_mask(within, grid)[..., None]
     made = context.folder / "probabilities_dwi.tsv"
-    made.write_text(label_table_text(found.labels), encoding="utf-8", newline="\n")
+    flags = ";".join(read_doubts(anatomy_doubts)) if given is not None and transform is None else ""
+    told = {label.segment: flags for label in found.labels} if flags else None
+    made.write_text(label_table_text(found.labels, told), encoding="utf-8", newline="\n")
     return write(
         context.folder / "probabilities_dwi.nii", np.ascontiguousarray(moved, np.float32), grid
     ), made

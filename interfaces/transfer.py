@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from somite.body import read_mask
 from somite.errors import DatasetError, Problem
 from somite.images import Grid, grid_of, open_image, read_labels, write
+from somite.interfaces.anatomy_transform import read_doubts
 from somite.label_sources.overlap import check_overlap
 from somite.orientation import describe_grid, storage_change
 from somite.registry import Context, Dwi, LabelTable, StepConfig, step
@@ -229,6 +230,7 @@ def run(
     | None = None,
     label_routes: Annotated[Path, "How each label image comes to the series, JSON"] | None = None,
     anatomy_transform: Annotated[Path, "ITK transform found by registration to the anatomy"] | None = None,
+    anatomy_doubts: Annotated[Path, "Flags of what comes through that registration, JSON"] | None = None,
     atlas_transform: Annotated[Path, "ITK transform found by registration to the template"] | None = None,
     within: Annotated[Path, "Mask outside of which there is no label"] | None = None,
 ) -> tuple[Path, Path]:
@@ -239,7 +241,7 @@ def run(
 
     The same voxels in another storage order are put into the series' order, and nothing is resampled. Image
     and table together are labels that a person can edit and give back. Labels that go on beyond the series
-    are flagged `clipped` in the table.
+    are flagged `clipped` in the table; those that came through the registration of the anatomy get its flags.
 
     Raises:
         DatasetError: `LABEL_TABLE`, `LABEL_SIDES`, `LABEL_GRID`, `LABEL_OUTSIDE`, `LABEL_OVERLAP`,
@@ -254,10 +256,12 @@ def run(
         else read_routes(label_routes)
     )
     parts: dict[str, Moved] = {}
+    by_anatomy: set[str] = set()
     for path, route in zip(labels, routes, strict=True):
         given = (labels_transform or ())[route.transform] if route.transform is not None else None
         if given is None and route.by_anatomy:
             given = registered
+            by_anatomy |= {path.name}
         parts[path.name] = _bring(path, route, table, grid, given, alone=len(labels) == 1, context=context)
     where = str(labels[0] if len(labels) == 1 else labels[0].parent)
     if problems := check_overlap({name: part.values for name, part in parts.items()}, where):
@@ -269,7 +273,10 @@ def run(
         moved[~read_mask(within, grid)] = 0
     _tell_lost(frozenset().union(*(part.before for part in parts.values())), moved, where, context)
     clipped = frozenset().union(*(part.clipped for part in parts.values())) & _values(moved)
-    flags = _flags(clipped, table, label_table, where, context)
+    doubtful = frozenset().union(*(_values(parts[name].values) for name in by_anatomy))
+    words = {CLIPPED: clipped} | dict.fromkeys(read_doubts(anatomy_doubts), doubtful)
+    flags = _flags(words, table, read_flags(label_table))
+    _tell_clipped(clipped, table, where, context)
     made = context.folder / "labels_dwi.tsv"
     made.write_text(label_table_text(table, flags), encoding="utf-8", newline="\n")
     return write(context.folder / "labels_dwi.nii", moved, grid), made
@@ -304,16 +311,20 @@ def _bring(
 
 
 def _flags(
-    clipped: frozenset[int], table: Sequence[Label], path: Path, where: str, context: Context
+    words: Mapping[str, frozenset[int]], table: Sequence[Label], had: Mapping[Segment, str]
 ) -> dict[Segment, str]:
-    """Segment -> flags: those that the table has already, and `clipped`. Warns of the clipped ones."""
-    flags = read_flags(path)
-    cut = [label.segment for label in table if label.index in clipped]
-    for segment in cut:
-        words = [word for word in flags.get(segment, "").split(";") if word]
-        flags[segment] = ";".join(dict.fromkeys([*words, CLIPPED]))
-    if cut:
-        names = list(dict.fromkeys(map(str, cut)))
+    """Segment -> flags: those that it had, and the words that hold of one of its labels."""
+    flags = dict(had)
+    for word, values in words.items():
+        for segment in (label.segment for label in table if label.index in values):
+            there = [one for one in flags.get(segment, "").split(";") if one]
+            flags[segment] = ";".join(dict.fromkeys([*there, word]))
+    return flags
+
+
+def _tell_clipped(clipped: frozenset[int], table: Sequence[Label], where: str, context: Context) -> None:
+    names = list(dict.fromkeys(str(label.segment) for label in table if label.index in clipped))
+    if names:
         context.warn(
             Problem(
                 "LABEL_CLIPPED",
@@ -325,7 +336,6 @@ def _flags(
                 severity="warning",
             )
         )
-    return flags
 
 
 def _tell_sides(

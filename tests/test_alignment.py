@@ -8,9 +8,10 @@ from scipy.ndimage import map_coordinates
 from spine import PHASE_AXIS, Spine, spine
 from threadpoolctl import threadpool_limits
 
-from somite.alignment import Aligned, Image, align
+from somite.alignment import align
 from somite.body import body_mask
 from somite.images import Grid
+from somite.position import Aligned, Image
 
 
 def way(found: Aligned, points: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from spine import Spine, spine
 from somite import images
 from somite.errors import DatasetError
 from somite.interfaces import anatomy_transform, transfer
+from somite.position import Aligned
 from somite.registry import Context
+from somite.selection import read_flags
 
 
 def files(folder: Path, body: Spine) -> dict[str, Path]:
@@ -34,7 +37,7 @@ def run(folder: Path, given: dict[str, Path], **options: object) -> tuple[Path, 
     context = Context(folder / str(options.get("method", "rigid")))
     context.folder.mkdir()
     config = anatomy_transform.Config(**options)
-    return anatomy_transform.run(**given, config=config, context=context), context
+    return anatomy_transform.run(**given, config=config, context=context)[0], context
 
 
 def centreline_mm(body: Spine, labels: np.ndarray) -> np.ndarray:
@@ -59,17 +62,27 @@ def centreline_mm(body: Spine, labels: np.ndarray) -> np.ndarray:
 
 
 def transferred(folder: Path, body: Spine, given: dict[str, Path], found: Path) -> np.ndarray:
+    return images.read_labels(transfer_all(folder, body, given, found)[0])[0]
+
+
+def transfer_all(folder: Path, body: Spine, given: dict[str, Path], found: Path) -> tuple[Path, Path]:
     labels = images.write(folder / "dseg.nii", body.labels, body.t2w_grid)
     context = Context(folder / "transfer")
     context.folder.mkdir()
     table = folder / "dseg.tsv"
     rows = [f"{value}\tlabel {value}\n" for value in np.unique(body.labels)[1:]]
     table.write_text("index\tname\n" + "".join(rows))
-    path, _ = transfer.run(
-        (labels,), table, given["dwi"], transfer.Config(), context, anatomy_transform=found
+    made = transfer.run(
+        (labels,),
+        table,
+        given["dwi"],
+        transfer.Config(),
+        context,
+        anatomy_transform=found,
+        anatomy_doubts=found.with_name("anatomy_doubts.json"),
     )
     assert "anatomy_transform.h5" in context.facts[0].reason
-    return images.read_labels(path)[0]
+    return made
 
 
 @pytest.mark.parametrize(
@@ -83,11 +96,53 @@ def test_drawn_roots_arrive_within_a_millimetre(tmp_path: Path, strength: float,
     assert centreline_mm(body, transferred(tmp_path, body, given, found)).max() < 1.0
 
 
-def test_distortion_that_no_linear_transform_follows_is_told(tmp_path: Path) -> None:
-    given = files(tmp_path, spine())
+@pytest.mark.parametrize(
+    ("strength", "shift"),
+    [(0.0, (0, 0, -18)), *(pytest.param(1.0, (0, 0, z), marks=pytest.mark.slow) for z in (18, -18))],
+)
+def test_an_anatomy_half_a_level_away_is_found(
+    tmp_path: Path, strength: float, shift: tuple[float, float, float]
+) -> None:
+    body = spine(strength, shift_mm=shift)
+    given = files(tmp_path, body)
+    found, context = run(tmp_path, given, method="deformable" if strength else "rigid")
+    assert not context.warnings
+    # A part of the roots lies beyond the T2w image.
+    assert np.median(centreline_mm(body, transferred(tmp_path, body, given, found))) < 1.0
+
+
+def test_what_speaks_against_a_registration() -> None:
+    good = Aligned(
+        spine().grid,
+        np.eye(4),
+        information=0.5,
+        at_start=0.3,
+        nearby=0.4,
+        overlap=0.9,
+        moved_mm=6.0,
+        lead=0.02,
+    )
+    assert anatomy_transform.doubts(good, 20.0) == []
+    for change, word in (
+        ({"overlap": 0.5}, "body"),
+        ({"information": 0.05, "at_start": 0.01, "nearby": 0.01}, "below"),
+        ({"at_start": 0.6}, "start"),
+        ({"nearby": 0.49}, "10 mm"),
+        ({"lead": 0.001, "rival_mm": 12.0}, "12 mm away"),
+        ({"moved_mm": 25.0}, "reaches 20"),
+    ):
+        (told,) = anatomy_transform.doubts(replace(good, **change), 20.0)
+        assert word in told
+
+
+def test_distortion_that_no_linear_transform_follows_is_told_and_flagged(tmp_path: Path) -> None:
+    body = spine()
+    given = files(tmp_path, body)
     del given["field"]
-    _, context = run(tmp_path, given)
+    path, context = run(tmp_path, given, method="header")
     assert [warning.code for warning in context.warnings] == ["DISTORTION_LEFT"]
+    flags = read_flags(transfer_all(tmp_path, body, given, path)[1])
+    assert len(flags) == 8 and all("distortion_left" in words.split(";") for words in flags.values())
 
 
 def test_by_header_nothing_moves(tmp_path: Path) -> None:
@@ -103,9 +158,10 @@ def test_noise_in_place_of_the_anatomy_is_told(tmp_path: Path) -> None:
     given = files(tmp_path, body)
     noise = np.random.default_rng(3).normal(100, 30, body.t2w.shape).astype(np.float32)
     given["anatomy"] = images.write(tmp_path / "noise.nii", noise, body.t2w_grid)
-    _, context = run(tmp_path, given)
+    path, context = run(tmp_path, given)
     (warning,) = context.warnings
     assert warning.code == "REGISTRATION_DOUBTFUL" and "nats" in warning.found
+    assert json.loads(path.with_name("anatomy_doubts.json").read_text()) == ["registration_doubtful"]
 
 
 def test_a_displacement_needs_the_phase_encoding(tmp_path: Path) -> None:

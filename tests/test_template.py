@@ -10,9 +10,9 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from somite import images
-from somite.alignment import Image
 from somite.images import Grid
 from somite.interfaces import atlas, probabilities, roi, transfer
+from somite.position import Image
 from somite.registry import Context
 from somite.segments import read_label_table
 from somite.template import sampled

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +21,10 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from somite.images import Grid
-from somite.registration import (
-    Binning,
-    Region,
-    about,
-    displacement_mm,
-    mutual_information,
-    region_of,
-    scattered,
-    small_motion,
-    smooth,
-)
-from somite.sampling import coefficients, sample, sample_slopes
+from somite.position import Aligned, Comparison, Float, Image
+from somite.registration import Region, about, displacement_mm, small_motion
+from somite.rivals import APART_MM, aside, best, spaced, starts
 
-Float = NDArray[np.float64]
-Volume = NDArray[np.floating[Any]]
 Linear = Literal["rigid", "affine"]
 
 _WIDTHS_MM = (10.0, 5.0, 2.5, 1.5)
@@ -45,104 +33,12 @@ _FIELD_LEVELS = ((40.0, 6.0), (25.0, 4.0), (15.0, 2.0), (15.0, 1.5))
 """Distance of the displacement's knots, and smoothing, mm."""
 _BENDING = 30.0
 """Information, nats, that a mean squared second derivative of 1 per mm2 costs."""
-_SEARCH_STEP_MM = 10.0
-_ASIDE_MM = 4.0
-_KEPT = 5
-"""Starts of the search that are followed at the coarsest level."""
-_LEAST_OVERLAP = 0.5
-_PRIOR_MM, _PRIOR_NATS, _OUTSIDE_NATS = 20.0, 0.04, 0.1
-"""How far the headers may be off; what a start two thirds as far again must have more of information; and
-what one must that has the whole mask outside the moving image."""
 _HELD_MM, _HELD_NATS = 5.0, 0.01
 """What the linear part may change in a level: far steps are the search's, and a coarse level may drift."""
 _UNIT_MM = 3.0
 """Linear parameters are counted in this length beside the coefficients of the displacement in mm: at 30 and
 more the climb follows the linear part alone and ends before the displacement is found."""
 _STRETCH = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
-
-
-@dataclass(frozen=True)
-class Image:
-    """Voxels (x, y, z) and where they lie."""
-
-    data: Volume
-    grid: Grid
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """Where the points of the fixed image lie in the moving one, and how good that is."""
-
-    grid: Grid
-    """Of the fixed image."""
-    transform: Float
-    """(4, 4), T."""
-    axis: int = 0
-    """Voxel axis of the fixed grid along which the displacement is."""
-    displacement: NDArray[np.float32] | None = None
-    """(x, y, z) mm, e; None for 0."""
-    information: float = 0.0
-    """Nats, at the finest level."""
-    at_start: float = 0.0
-    """That of the headers alone."""
-    nearby: float = 0.0
-    """The largest of six shifts by 10 mm from where it ended: a peak stands out from it."""
-    overlap: float = 0.0
-    """Fraction of the fixed image's mask that lies in the moving image."""
-    moved_mm: float = 0.0
-    """Mean distance that the transform moves the mask by."""
-
-    def points(self) -> Float:
-        """(x, y, z, 3) world mm in the moving image of every voxel of the fixed grid."""
-        at = np.moveaxis(np.indices(self.grid.shape), 0, -1) @ self.grid.affine[:3, :3].T
-        at = at + self.grid.affine[:3, 3]
-        if self.displacement is not None:
-            at += self.displacement[..., None] * self.grid.axes[:, self.axis]
-        return np.asarray(at @ self.transform[:3, :3].T + self.transform[:3, 3])
-
-
-class _Comparison:
-    """The fixed image's bins at its points, and the moving image as a spline, both smoothed alike."""
-
-    def __init__(
-        self, fixed: Image, moving: Image, mask: NDArray[np.bool_], fwhm_mm: float, most: int
-    ) -> None:
-        self.region = region_of(mask, fixed.grid, most)
-        voxel_mm = float(np.prod(fixed.grid.voxel_mm) ** (1 / 3))
-        # Between the voxels, where noise has no peak at no motion (Thevenaz et al., IEEE TIP 2008).
-        at = self.region.points + scattered(self.region.points) * voxel_mm
-        to_fixed, top = self.region.to_voxels, np.array(fixed.grid.shape) - 1
-        voxels = np.clip(at @ to_fixed[:3, :3].T + to_fixed[:3, 3], 0, top)
-        self.points = np.asarray(voxels @ fixed.grid.affine[:3, :3].T + fixed.grid.affine[:3, 3])
-        values = sample(coefficients(smooth(fixed.data, fwhm_mm, fixed.grid)), voxels)[0]
-        self.n_bins = int(np.clip(np.sqrt(len(values)) / 2, 8, 48))
-        scaled = Binning.of(values, self.n_bins).scale(values)
-        self.bins = np.clip(scaled, 0, self.n_bins - 1).astype(np.intp)
-        blurred = smooth(moving.data, fwhm_mm, moving.grid)
-        self.binning = Binning.of(blurred, self.n_bins)
-        self.spline = coefficients(blurred)
-        self.to_moving = np.linalg.inv(moving.grid.affine)
-        self.top = np.array(moving.grid.shape) - 1
-
-    def information(self, points: Float, transform: Float) -> tuple[float, Float]:
-        """Mutual information, nats, of points (n, 3) through a transform; its slope (n, 3) per moving voxel.
-
-        Beyond the edge of the moving image its nearest value stands.
-        """
-        matrix = self.to_moving @ transform
-        wanted = points @ matrix[:3, :3].T + matrix[:3, 3]
-        held = np.clip(wanted, 0, self.top)
-        values, slopes = sample_slopes(self.spline, held)
-        scaled, last = self.binning.scale(values), self.n_bins - 1
-        found, pull = mutual_information(self.bins, np.clip(scaled, 0, last - 1e-6), self.n_bins)
-        pull = pull * self.binning.per_unit * ((scaled > 0) & (scaled < last))
-        return found, np.asarray((held == wanted) * slopes * pull[:, None], np.float64)
-
-    def overlap(self, transform: Float) -> float:
-        """Fraction of the points that a transform takes into the moving image."""
-        matrix = self.to_moving @ transform
-        wanted = self.points @ matrix[:3, :3].T + matrix[:3, 3]
-        return float(((wanted >= -0.5) & (wanted <= self.top + 0.5)).all(1).mean())
 
 
 def _motion(parameters: Float, region: Region) -> Float:
@@ -221,16 +117,17 @@ def _along(values: Float, matrices: Sequence[Float]) -> Float:
 
 
 def _climb(
-    comparison: _Comparison, found: Aligned, kind: Linear, knots_mm: float | None, most_steps: int
+    comparison: Comparison, found: Aligned, kind: Linear, knots_mm: float | None, most_steps: int
 ) -> Aligned:
     """One level: the linear part, and a change of the displacement where `knots_mm` is given."""
     region = comparison.region
     n_linear = len(region.free) + (len(_STRETCH) if kind == "affine" else 0)
     spline = None if knots_mm is None else _Spline.on(found.grid, knots_mm)
-    direction, place = found.grid.axes[:, found.axis], tuple(region.voxels.T)
-    base = comparison.points
-    if found.displacement is not None:
-        base = base + found.displacement[place].astype(np.float64)[:, None] * direction
+    base = comparison.displaced(found)
+    # What lies beyond the edge of the moving image agrees with nothing, and would pull the rest inwards.
+    rows = np.flatnonzero(comparison.inside(base, found.transform))
+    base = base[rows]
+    direction, place = found.grid.axes[:, found.axis], tuple(region.voxels[rows].T)
     weight = _BENDING / (len(region.voxels) * found.grid.voxel_mm3)
     held = _HELD_NATS / _HELD_MM**2
 
@@ -241,7 +138,7 @@ def _climb(
                 base + spline.values(unknowns[n_linear:].reshape(spline.shape))[place][:, None] * direction
             )
         transform = found.transform @ _motion(linear, region)
-        information, pull = comparison.information(points, transform)
+        information, pull = comparison.information(points, transform, rows)
         by_matrix = (comparison.to_moving @ found.transform)[:3, :3].T @ pull.T
         by_matrix = by_matrix @ np.column_stack([points, np.ones(len(points))])
         slopes = [np.array([(by_matrix * change).sum() for change in _changes(linear, region)]) * _UNIT_MM]
@@ -271,61 +168,6 @@ def _climb(
     return replace(found, transform=moved, displacement=displacement, information=-float(best.fun))
 
 
-def _starts(
-    comparison: _Comparison, fixed: Image, moving: Image, mask: NDArray[np.bool_], reach_mm: float
-) -> list[Float]:
-    """Shifts to begin from: the headers' own, and the best of a lattice about it and about the centres."""
-    bright = [np.asarray(image.data, np.float64).clip(0) for image in (fixed, moving)]
-    centres = []
-    for image, weights in zip((fixed, moving), (bright[0] * mask, bright[1]), strict=True):
-        middle = [(weights.sum(tuple({0, 1, 2} - {a})) @ np.arange(weights.shape[a])) for a in range(3)]
-        middle = np.array(middle) / max(weights.sum(), 1e-30)
-        centres.append(image.grid.affine[:3, :3] @ middle + image.grid.affine[:3, 3])
-    steps = np.arange(-np.floor(reach_mm / _SEARCH_STEP_MM), np.floor(reach_mm / _SEARCH_STEP_MM) + 1)
-    lattice = fixed.grid.axes @ (np.array(list(product(steps, steps, steps))).T * _SEARCH_STEP_MM)
-    header = about(np.zeros(3), np.eye(3), np.zeros(3))
-    tried = []
-    for origin in (np.zeros(3), centres[1] - centres[0]):
-        for shift in lattice.T:
-            start = about(np.zeros(3), np.eye(3), origin + shift)
-            if comparison.overlap(start) >= _LEAST_OVERLAP:
-                tried.append((comparison.information(comparison.points, start)[0], start))
-    tried.sort(key=lambda one: -one[0])
-    return [header, *(start for _, start in tried[:_KEPT])]
-
-
-def _best(tried: Sequence[Aligned], comparison: _Comparison, most: int) -> list[Aligned]:
-    """The most believable, each at least 3 mm from the others.
-
-    What is repeated along the spine agrees with itself one level further too, and well where it leaves the
-    image: what lies outside counts against it, and so does a long way from the headers' position.
-    """
-
-    def belief(one: Aligned) -> float:
-        moved = displacement_mm(one.transform, comparison.region)
-        outside = 1 - comparison.overlap(one.transform)
-        return one.information - _OUTSIDE_NATS * outside - _PRIOR_NATS * (moved / _PRIOR_MM) ** 2 / 2
-
-    kept: list[Aligned] = []
-    for one in sorted(tried, key=belief, reverse=True):
-        back = [np.linalg.inv(other.transform) @ one.transform for other in kept]
-        if all(displacement_mm(change, comparison.region) >= 3.0 for change in back):
-            kept.append(one)
-    return kept[:most]
-
-
-def _aside(tried: Sequence[Aligned], comparison: _Comparison, reach_mm: float) -> list[Aligned]:
-    """Those tried, and the best of what lies beside them along each axis: where tissue hardly changes along
-    the body, the coarsest level does not tell how far along."""
-    beside = list(tried)
-    steps = np.arange(_ASIDE_MM, reach_mm + 1e-6, _ASIDE_MM)
-    for one, axis, shift in product(tried, comparison.region.axes.T, (*steps, *-steps)):
-        transform = one.transform @ about(np.zeros(3), np.eye(3), axis * shift)
-        information = comparison.information(comparison.points, transform)[0]
-        beside.append(replace(one, transform=transform, information=information))
-    return _best(beside, comparison, _KEPT)
-
-
 def align(
     fixed: Image,
     moving: Image,
@@ -352,29 +194,31 @@ def align(
 def _align(
     fixed: Image, moving: Image, mask: NDArray[np.bool_], kind: Linear, axis: int | None, reach_mm: float
 ) -> Aligned:
-    coarse = _Comparison(fixed, moving, mask, _WIDTHS_MM[0], 6000)
+    coarse = Comparison(fixed, moving, mask, _WIDTHS_MM[0], 6000)
     none = Aligned(fixed.grid, np.eye(4), axis=axis or 0)
-    tried = [replace(none, transform=start) for start in _starts(coarse, fixed, moving, mask, reach_mm)]
-    tried = _best([_climb(coarse, one, kind, None, 30) for one in tried], coarse, 2)
-    fine = _Comparison(fixed, moving, mask, _WIDTHS_MM[1], 12_000)
-    tried = _best([_climb(fine, one, kind, None, 30) for one in _aside(tried, fine, reach_mm)], fine, 4)
-    fine = _Comparison(fixed, moving, mask, _WIDTHS_MM[2], 20_000)
-    tried = _best([_climb(fine, one, kind, None, 30) for one in tried], fine, 1 if axis is None else 3)
+    tried = starts(none, coarse, fixed, moving, mask, reach_mm)
+    tried = spaced([_climb(coarse, one, kind, None, 30) for one in tried], coarse, APART_MM)[:5]
+    fine = Comparison(fixed, moving, mask, _WIDTHS_MM[1], 12_000)
+    beside = [_climb(fine, one, kind, None, 30) for one in aside(tried, fine, reach_mm)]
+    tried = spaced(beside, fine, APART_MM)
+    # Blurred more than this, a wrong place can agree better than the right one.
+    judge = Comparison(fixed, moving, mask, _WIDTHS_MM[2], 20_000)
+    tried = best([_climb(judge, one, kind, None, 30) for one in tried], judge)
     if axis is None:
-        fine = _Comparison(fixed, moving, mask, _WIDTHS_MM[3], 40_000)
+        fine = Comparison(fixed, moving, mask, _WIDTHS_MM[3], 40_000)
         return _judged(_climb(fine, tried[0], kind, None, 50), fine)
-    for (knots_mm, width), kept in zip(_FIELD_LEVELS, (3, 1, 1, 1), strict=True):
-        fine = _Comparison(fixed, moving, mask, width, 20_000 if kept > 1 else 60_000)
-        tried = _best([_climb(fine, one, kind, knots_mm, 80) for one in tried], fine, kept)
+    tried = tried[:3]
+    for number, (knots_mm, width) in enumerate(_FIELD_LEVELS):
+        fine = Comparison(fixed, moving, mask, width, 20_000 if len(tried) > 1 else 60_000)
+        tried = [_climb(fine, one, kind, knots_mm, 80) for one in tried]
+        if number == 1:
+            tried = best(tried, judge)[:1]
     return _judged(tried[0], fine)
 
 
-def _judged(found: Aligned, comparison: _Comparison) -> Aligned:
+def _judged(found: Aligned, comparison: Comparison) -> Aligned:
     """With the figures that tell a good registration from a bad one."""
-    points = comparison.points
-    if found.displacement is not None:
-        shift = found.displacement[tuple(comparison.region.voxels.T)].astype(np.float64)
-        points = points + shift[:, None] * found.grid.axes[:, found.axis]
+    points = comparison.displaced(found)
     nearby = []
     for column in (*np.eye(3), *-np.eye(3)):
         aside = about(np.zeros(3), np.eye(3), found.grid.axes @ column * 10.0)

@@ -20,6 +20,11 @@ from somite.segments import NA, Segment, SegmentGroup, by_segment, expand, read_
 CLIPPED = "clipped"
 """Flag of a segment that goes on beyond the field of view."""
 NO_LABEL = "no label of this segment in the label table"
+DISTORTION_LEFT = "distortion_left"
+"""Flag of a segment whose label was drawn on an anatomical image and came to the series by a registration
+that does not follow its distortion, which nothing else undid: it may lie aside along phase encoding."""
+REGISTRATION_DOUBTFUL = "registration_doubtful"
+"""Flag of a segment whose label came through a registration that may have failed."""
 NO_VOXEL = "no voxel of its label in the label image"
 
 

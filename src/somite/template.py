@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from threadpoolctl import threadpool_limits
 
-from somite.alignment import Aligned, Image, align
+from somite.alignment import align
+from somite.position import Aligned, Image
 
 Float = NDArray[np.float64]
 
