@@ -29,6 +29,10 @@ from somite.segments import METRICS, Label, Segment, Word, read_label_table
 ProfileMetric = Literal["fa", "md", "ad", "rd"]
 
 
+_OFF_NODE = 0.5
+"""Part of a step by which voxels at a node may lie off it on average where others touch the canal."""
+
+
 class Config(StepConfig):
     """Where nodes lie, and how voxels are weighted."""
 
@@ -42,6 +46,8 @@ class Config(StepConfig):
     """Voxels of a label: by their distance from the centreline, or every one alike."""
     central_fraction: float = Field(0.3, gt=0, le=5)
     """Standard deviation of the weights across the section, over the radius of the label."""
+    leave_out_canal_neighbours: bool = True
+    """Voxels of a root that share a face with the canal are not used: they hold some of its fluid."""
     min_voxels: int = Field(2, ge=1)
     """Voxels with a tensor fit below which a node has no value."""
     nodes: int = Field(100, ge=2, le=1000)
@@ -61,6 +67,7 @@ def profile_rows(
     section: Floats | None,
     scan: Scan,
     config: Config,
+    canal: Canal | None = None,
 ) -> Iterator[Row]:
     """Rows of one profile: node by node, metric by metric; the columns node to n_voxels, weight, reason.
 
@@ -71,8 +78,11 @@ def profile_rows(
         section: weights (n,) of its voxels in C order; None: those of the configuration.
         scan: the maps.
         config: the options.
+        canal: whose neighbours are not used, as the options say.
     """
     fitted = scan.fitted[where]
+    wet = fitted & canal.touched_by(where) if canal and config.leave_out_canal_neighbours else fitted & False
+    fitted = fitted & ~wet
     s, distance = curve.project(points_of(where, scan.grid))
     if section is None:
         ones = np.ones(len(s))
@@ -81,7 +91,9 @@ def profile_rows(
         )
     # Hats narrower than a voxel would leave nodes between layers of voxels without any.
     width = max(float(nodes[1] - nodes[0]), scan.grid.voxel_mm3 ** (1 / 3))
-    weights = profiles.Nodes((profiles.hats(s, nodes, width) * section[:, None])[fitted])
+    hats = profiles.hats(s, nodes, width) * section[:, None]
+    weights, left_out = profiles.Nodes(hats[fitted]), profiles.Nodes(hats[wet]).n_voxels
+    lies_at, _ = weights.mean(s[fitted])
     found = {
         metric: weights.mean(scan.maps[metric][where][fitted].astype(np.float64) * METRICS[metric].scale)
         for metric in config.metrics
@@ -92,7 +104,14 @@ def profile_rows(
             reason = f"the structure reaches from {_mm(curve.s[0])} to {_mm(curve.s[-1])} mm"
         elif weights.n_voxels[k] < config.min_voxels:
             few = f"{weights.n_voxels[k]} voxels at the node have a tensor fit"
-            reason = f"{few}, min_voxels is {config.min_voxels}"
+            if left_out[k]:
+                few += f" and do not touch the {config.roots.canal}, {left_out[k]} do"
+            reason = f"{few}; min_voxels is {config.min_voxels}"
+        elif left_out[k] and abs(lies_at[k] - position) > _OFF_NODE * (nodes[1] - nodes[0]):
+            reason = (
+                f"{left_out[k]} voxels at the node touch the {config.roots.canal}; the others lie at "
+                f"{_mm(lies_at[k])} mm on average"
+            )
         common: Row = {
             "node": k,
             "position_mm": float(position),
@@ -144,7 +163,7 @@ def label_profiles(
             if reason:
                 raise NoCentreline(reason)
             line = root_line(where, canal, landmarks.get(root), config.roots)
-            rows = profile_rows(line, nodes, where, None, scan, config)
+            rows = profile_rows(line, nodes, where, None, scan, config, canal)
         except NoCentreline as error:
             rows = no_rows(nodes.tolist(), str(error), config)
         yield from (place | row for row in rows)
@@ -201,7 +220,15 @@ def map_profiles(
             else:
                 curve = orient(curve)
                 nodes = np.linspace(0.0, curve.length_mm, config.nodes)
-            rows = profile_rows(curve, nodes, where, weights[where].astype(np.float64), scan, config)
+            rows = profile_rows(
+                curve,
+                nodes,
+                where,
+                weights[where].astype(np.float64),
+                scan,
+                config,
+                canal if is_root else None,
+            )
         except NoCentreline as error:
             gaps = nodes.tolist() if is_root else [np.nan] * config.nodes
             rows = no_rows(gaps, str(error), config)

@@ -20,7 +20,7 @@ from somite.phantom import lumbar, noise, scheme
 from somite.phantom import roots as phantom_roots
 from somite.phantom.make import Phantom
 from somite.registry import Context, discover
-from somite.rootline import Canal, RootOptions, root_line
+from somite.rootline import Canal, RootOptions, points_of, root_line
 from somite.segments import Label, Segment
 from somite.tensorfit import design_matrix
 
@@ -80,9 +80,9 @@ def test_positions_are_true_arc_lengths_from_the_canal(
     assert len(errors) == 8
     offsets = np.array([np.median(values) for values in errors.values()])
     within = [np.abs(np.array(v) - np.median(v)).max() for v in errors.values()]
-    assert np.median(within) < 0.5  # along the nerve
-    assert np.abs(offsets).mean() < (0.5 if voxel < 2 else 0.7)  # where it begins
-    assert abs(offsets.mean()) < 0.5
+    assert np.median(within) < (0.5 if voxel < 2 else 0.7)  # along the nerve, where canal is left out too
+    assert np.abs(offsets).mean() < (0.25 if voxel < 2 else 0.45)  # where it begins
+    assert abs(offsets.mean()) < 0.25
 
 
 def fitted(ph: Phantom, where: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,14 +118,39 @@ def test_fa_along_a_root_without_noise_is_the_truth(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fa_along_a_root_is_the_expected_one_at_an_snr(tmp_path: Path) -> None:
+@pytest.mark.parametrize("voxel", [1.5, 2.0])
+def test_fa_along_a_root_is_the_expected_one_at_an_snr(tmp_path: Path, voxel: float) -> None:
     expected = expected_fa(25.0)
     for orientation in ORIENTATIONS:
-        for voxel in (1.5, 2.0):
-            runs = [fa_along(tmp_path / f"{k}", orientation, voxel, k, 25.0) for k in (1, 2)]
-            found = np.nanmean(np.concatenate(runs), axis=0)
-            # At the exit itself and at the far end voxels are shared with fluid and with what lies beyond.
-            np.testing.assert_allclose(found[2:20], expected[2:20], atol=0.02)
+        runs = [fa_along(tmp_path / f"{k}", orientation, voxel, k, 25.0) for k in (1, 2, 3)]
+        found, n = np.concatenate(runs), np.isfinite(np.concatenate(runs)).sum(0)
+        # Near the exit few roots have voxels at the node that do not touch the canal: rows with the reason.
+        told = n >= 6
+        np.testing.assert_allclose(np.nanmean(found[:, told], axis=0), expected[told], atol=0.02)
+        assert told[1:].all() and n[3:20].min() >= 23
+
+
+def test_voxels_that_touch_the_canal_are_left_out_with_a_reason(tmp_path: Path) -> None:
+    grid = Grid((40, 21, 21), np.diag([1.0, 1, 1, 1]))
+    labels, table = simple_root(grid)
+    fa = np.full(grid.shape, 0.3)
+    fa[12] = 0.1  # the layer beside the canal, half fluid
+    ours: dict[str, Any] = {"labels_dwi": labels, "label_table": table}
+    rows, _ = run(tmp_path / "a", constant_maps(grid, fa), grid, {"step_mm": 1.3, "max_mm": 5}, **ours)
+    left = [row for row in rows if row["side"] == "L" and row["metric"] == "fa"]
+    assert left[0]["value"] == "n/a"
+    assert left[0]["reason"] == (
+        "0 voxels at the node have a tensor fit and do not touch the canal, 9 do; min_voxels is 2"
+    )
+    np.testing.assert_allclose([float(row["value"]) for row in left[1:]], 0.3, rtol=1e-6)
+    wider = {"step_mm": 1.8, "max_mm": 6, "weighting": "uniform"}
+    rows, _ = run(tmp_path / "w", constant_maps(grid, fa), grid, wider, **ours)
+    exit_row = next(row for row in rows if row["side"] == "L" and row["metric"] == "fa")
+    assert exit_row["reason"] == "9 voxels at the node touch the canal; the others lie at 1.5 mm on average"
+    kept = {"leave_out_canal_neighbours": False, "step_mm": 1.3, "max_mm": 5}
+    rows, _ = run(tmp_path / "b", constant_maps(grid, fa), grid, kept, **ours)
+    left = [row for row in rows if row["side"] == "L" and row["metric"] == "fa"]
+    assert float(left[0]["value"]) == pytest.approx(0.1) and left[0]["reason"] == "n/a"
 
 
 def simple_root(grid: Grid) -> tuple[np.ndarray, list[Label]]:
@@ -307,16 +332,51 @@ def test_maps_on_another_grid_are_refused(tmp_path: Path) -> None:
         run(tmp_path, maps, grid, labels_dwi=wrong, label_table=[Label(1, "a", Segment("nerve_root", "L"))])
 
 
-def test_the_exit_is_found_where_the_canal_ends() -> None:
+@pytest.mark.parametrize(("voxel", "most", "spread"), [(1.5, 0.5, 0.25), (2.0, 1.1, 0.45)])
+def test_positions_are_counted_from_where_the_canal_ends(voxel: float, most: float, spread: float) -> None:
+    """Against the analytic arc length: how far all positions of a root are off, over seeds."""
+    for orientation in ORIENTATIONS:
+        offsets = []
+        grid = grid_of(orientation, voxel)
+        for seed in (1, 2, 3):
+            drawn, canal, _ = draw(grid, seed)
+            hidden = np.any([one.mask for one in drawn], axis=0)
+            for one in drawn:
+                if one.s[one.mask].max() < 29:  # leaves the field
+                    continue
+                line = root_line(one.mask, Canal(canal, grid, 4.0, hidden), None, RootOptions())
+                s, _ = line.project(one.points)
+                off = (s - one.root.s)[20:-20]
+                offsets.append(np.median(off))
+                assert np.abs(off - offsets[-1]).max() < 0.1
+        assert np.abs(offsets).max() < most
+        assert np.sqrt(np.mean(np.square(offsets))) < spread
+        assert abs(np.mean(offsets)) < 0.2
+
+
+@pytest.mark.parametrize("bulge", [0.0, 0.12, -0.06])
+def test_the_exit_is_found_on_canals_that_are_not_round_and_drawn_unsteadily(bulge: float) -> None:
+    rng = np.random.default_rng(0)
     errors = []
     for orientation in ORIENTATIONS:
         grid = grid_of(orientation, 1.5)
-        drawn, canal, _ = draw(grid)
+        drawn, _, build = draw(grid)
+        inverse = np.linalg.inv(build.pose)
+
+        def beyond(points: np.ndarray, radius: float, inverse: np.ndarray = inverse) -> np.ndarray:
+            """Distance outwards from the border of a canal of three lobes, symmetrical."""
+            x, y, _ = (points @ inverse[:3, :3].T + inverse[:3, 3]).T
+            angle = np.arctan2(y - lumbar.CANAL_Y, np.abs(x)) - np.deg2rad(20)
+            return np.asarray(np.hypot(x, y - lumbar.CANAL_Y) - radius * (1 + bulge * np.cos(3 * angle)))
+
+        voxels = points_of(np.ones(grid.shape, bool), grid)
+        unsteady = beyond(voxels, build.canal_radius) + rng.normal(0, 0.4, len(voxels))
         hidden = np.any([one.mask for one in drawn], axis=0)
-        options = RootOptions()
+        canal = (unsteady <= 0).reshape(grid.shape) & ~hidden
         for one in drawn:
-            line = root_line(one.mask, Canal(canal, grid, options.canal_close_mm, hidden), None, options)
-            errors.append(line.project(one.points[:1])[0][0])
-    assert abs(np.mean(errors)) < 0.3
-    assert np.abs(errors).mean() < 0.45
-    assert np.abs(errors).max() < 1.2
+            line = root_line(one.mask, Canal(canal, grid, 4.0, hidden), None, RootOptions())
+            s = np.arange(-8, 8, 0.01)
+            outside = beyond(line.at(s)[0], build.canal_radius) > 0
+            errors.append(s[np.flatnonzero(~outside)[-1]])
+    assert abs(np.mean(errors)) < 0.35
+    assert np.sqrt(np.mean(np.square(errors))) < 0.4

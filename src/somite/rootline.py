@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.ndimage import distance_transform_edt, map_coordinates
+from scipy.ndimage import binary_dilation, distance_transform_edt, map_coordinates
 from scipy.spatial import cKDTree
 
 from somite.centreline import Centreline, Floats, NoCentreline, through_voxels
@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 _SMOOTH_MM = 40.0
 _BORDER_MM = 14.0
 """Radius of the ball in which the border of the canal is taken for a quadric."""
-_NEAR_MM = 7.0
+_NEAR_MM = 5.0
 """Standard deviation of the weights in it: where no quadric fits all of it, what is near counts."""
 _RIDGE = 1e-7
 _ROUNDS = 60
@@ -75,6 +75,10 @@ class Canal:
         closed = _closed(canal, grid.voxel_mm, self.close_mm)
         inside = canal | (closed & root[box])
         return inside.astype(np.float32), low.astype(np.float64)
+
+    def touched_by(self, where: Mask) -> Mask:
+        """Which voxels (n,) of a structure (x, y, z) lie outside and share a face with one of the canal."""
+        return np.asarray((binary_dilation(self.mask) & ~self.mask)[where])
 
 
 def _closed(mask: Mask, voxel_mm: Floats, radius_mm: float) -> Mask:
