@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -460,3 +462,21 @@ def test_all_wrong_tables_of_all_brains_are_found_out(real_data: Path, scan: str
     for index, table in enumerate(TABLES):
         found = course(as_if(table, vectors, grid), fibrous, grid)
         assert found.order[0] == index and step.leads(found, step.Config())
+
+
+def test_mrtrix_finds_the_same_table_of_a_real_scan(
+    real_data: Path, need_tool: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """By the length of streamlines. Of the thigh phantom it names a wrong one."""
+    tool = need_tool("dwigradcheck")
+    stem = real_data / next(iter(SCANS))
+    data, grid = images.read_float(stem.with_suffix(".nii.gz"))
+    gradients = read_fsl(stem.with_suffix(".bval"), stem.with_suffix(".bvec"), grid.affine)
+    mask = body_mask(data[..., gradients.is_b0()].mean(3)).astype(np.uint8)
+    files = [str(stem.with_suffix(suffix)) for suffix in (".nii.gz", ".bvec", ".bval")]
+    given = ["-fslgrad", *files[1:], "-mask", str(images.write(tmp_path / "mask.nii", mask, grid))]
+    options = ["-number", "500", "-nthreads", "1", "-scratch", str(tmp_path)]
+    made = subprocess.run([tool, files[0], *given, *options], capture_output=True, text=True, check=True)
+    best = made.stderr.split("Axis basis\n")[1].splitlines()[0]
+    assert "none" in best and "(0, 1, 2)" in best
+    assert course(*fitted(stem, TABLES[0])).order[0] == 0
