@@ -14,6 +14,8 @@ from nipype import Node
 from pydra.compose import workflow
 
 import somite
+from somite.analysis.model import Cohort
+from somite.clinical import cohort_text
 from somite.errors import GraphError
 from somite.images import open_image, read_labels, write
 from somite.phantom.dataset import write_dataset
@@ -39,6 +41,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     drawn, grid = read_labels(labels.with_suffix(".nii.gz"))
     likely = write(root / "likely.nii", (drawn == 1).astype(np.float32), grid)
     (root / "likely.tsv").write_text("index\tname\tside\n1\ttract\tR\n")
+    about_cohort = root / "cohort.json"
+    declared = Cohort.model_validate({"controls": {"group": "control"}})
+    about_cohort.write_text(cohort_text(declared, "controls", "age", "sex", "affected"))
+    (root / "protocol.txt").write_text("lumbar")
     return {
         "anatomy": likely,
         "probabilities": likely,
@@ -53,6 +59,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "label_table": labels.with_suffix(".tsv"),
         "fat_given": labels.with_suffix(".nii.gz"),
         "clinical": root / "participants.tsv",
+        "controls": about_cohort,
+        "age_sex": about_cohort,
+        "affected_side": about_cohort,
+        "protocol": root / "protocol.txt",
     }
 
 
@@ -84,12 +94,13 @@ CHAIN: dict[str, dict[str, Any]] = {
     "derived": {"wires": {}},
     "pictures": {"wires": {"bval": "bval_loaded", "bvec": "bvec_loaded"}},
     "table": {"wires": {"stats": "segments"}},
+    "profile_table": {"wires": {}},
     "norms": {"wires": {}},
-    "reference": {"wires": {"norms_given": "norms"}},
+    "reference": {"wires": {}},
     "affected": {"wires": {}},
     "qc_table": {"wires": {}},
 }
-OF_THE_COHORT = ("table", "qc_table", "norms", "reference", "affected")
+OF_THE_COHORT = ("table", "qc_table", "profile_table", "norms", "reference", "affected")
 
 
 def inputs_of(name: str, made: dict[str, Any]) -> dict[str, Any]:

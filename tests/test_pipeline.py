@@ -19,6 +19,8 @@ import pytest
 from cohort import FAST, SOMITE, Cohort, call
 from fakes import put_script
 
+from somite.review import verdicts
+
 STEPS = 15
 """Steps of a session."""
 TRACK = "track: {method: deterministic, seeds_per_voxel: 1}\n"
@@ -169,7 +171,7 @@ def test_only_the_participants_asked_for_run(pristine: Cohort, tmp_path: Path) -
     done = cohort.run("participant", options=("--participant-label", "sub-02", "03"))
     assert done.code == 0
     assert done.steps == (2 * STEPS, 0, 0)
-    assert sorted(p.name for p in cohort.out.glob("sub-*")) == ["sub-02", "sub-03"]
+    assert sorted(p.name for p in cohort.out.glob("sub-*/")) == ["sub-02", "sub-03"]
 
 
 def test_too_little_memory_refuses_in_words(cohort: Cohort) -> None:
@@ -234,6 +236,7 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
 ) -> None:
     validator = need_tool("bids-validator-deno")  # type: ignore[operator]
     add_reverse_image(cohort, 0.05)
+    verdicts.append(cohort.out, verdicts.row("me", ("sub-01", "", ""), "pass"))
     cohort.set("extends: lumbar\neddy: {method: rigid}\nbias: {method: n4}\n" + TRACK)
     done = cohort.run(options=("--participant-label", "01"))
     assert done.code == 0, done.out + done.err
@@ -259,6 +262,8 @@ def test_the_output_is_valid_bids_and_ignores_only_what_bids_does_not_know(
         "*_desc-tracts_probseg.*",
         "figures",
         "/group",
+        "/qc",
+        "/index.html",
         "/sub-*.html",
     ]
     for pattern in ignored:
