@@ -174,6 +174,14 @@ def test_only_the_participants_asked_for_run(pristine: Cohort, tmp_path: Path) -
     assert sorted(p.name for p in cohort.out.glob("sub-*/")) == ["sub-02", "sub-03"]
 
 
+def test_an_element_of_an_array_leaves_the_page_of_the_cohort_to_the_others(cohort: Cohort) -> None:
+    (cohort.out / "index.html").unlink()
+    assert cohort.run("participant", options=("--only", "sub-01")).steps == (0, STEPS, 0)
+    assert not (cohort.out / "index.html").exists()
+    cohort.run("participant")
+    assert "sub-04" in (cohort.out / "index.html").read_text()
+
+
 def test_too_little_memory_refuses_in_words(cohort: Cohort) -> None:
     cohort.set(FAST + "tensor: {method: ols}\n")
     done = cohort.run("participant", options=("--mem-gb", "0.1"))

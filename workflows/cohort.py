@@ -49,7 +49,6 @@ def run_participants(
                 writing.write_session(place.out_dir, told.label, pages)
 
         ran = pool.run(units, may_use, listen, stop_on_first_failure=stop_on_first_failure)
-    write_pages(place, pages)
     return stopped + ran, pages
 
 

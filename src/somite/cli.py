@@ -160,6 +160,8 @@ def _run(options: argparse.Namespace) -> int:
             place, may_use, stop_on_first_failure=options.stop_on_first_crash
         )
         records += ran
+        if not options.only:  # an element of an array leaves what is of the cohort to the group level
+            cohort.write_pages(place, pages)
         _say_problems(pages.problems)
     if "group" in options.levels:
         if options.participant_label or options.session_label or options.only:
