@@ -27,6 +27,7 @@ from somite.interfaces.qc import read_columns
 from somite.interfaces.roi import shells
 from somite.interfaces.transfer import read_transform, transform_points
 from somite.metrics import METRICS
+from somite.norms import shipped
 from somite.quality import shells as volumes_by_shell
 from somite.registry import Bval, Bvec, Context, Dwi, Labels, LabelTable, Mask, Scan, StepConfig, step
 from somite.report import preprocessing, session_maps, session_plots
@@ -69,6 +70,8 @@ class Config(StepConfig):
     )
     zones: tuple[Zone, ...] = Roots().zones
     """Zones of the roots in mm, where reference values of their segments are drawn: as in `carve.roots`."""
+    published: bool = True
+    """Whether the published reference values that come with Somite are drawn beside profiles."""
 
 
 Map = Annotated[Path, "Map on the grid of the series, 3D or 4D NIfTI"]
@@ -207,7 +210,6 @@ def run(
     anatomy: Annotated[Path, "Anatomical image, 3D NIfTI"] | None = None,
     anatomy_transform: Annotated[Path, "ITK transform: points of the series to the anatomy"] | None = None,
     profiles: Table | None = None,
-    reference: Annotated[Path, "Measures beside reference values, TSV"] | None = None,
     config: Config,
     context: Context,
 ) -> Path:
@@ -249,7 +251,7 @@ def run(
             None if anatomy is None else anatomy_of(anatomy, anatomy_transform),
             config,
         ),
-        *session_plots.profiles(read_rows(profiles), read_rows(reference), config.zones),
+        *session_plots.profiles(read_rows(profiles), shipped() if config.published else (), config.zones),
     ]
     context.numbers["pictures"] = float(sum(bool(one.files) for one in pictures))
     return write_album(context.folder / "pictures.zip", within(pictures))

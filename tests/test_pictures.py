@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from somite import images
+from somite import images, norms
 from somite.errors import DatasetError
 from somite.gradients import Gradients, write_fsl
 from somite.images import Grid
@@ -252,30 +252,76 @@ def test_a_map_of_another_grid_is_refused(tmp_path: Path) -> None:
     assert caught.value.problems[0].code == "IMAGE_GRID"
 
 
-def profile_rows(value: str = "0.4") -> list[dict[str, str]]:
+UNITS = {"fa": "1", "md": "1e-3 mm2/s"}
+
+
+def profile_rows(value: str = "0.4", region: str = "nerve_root", level: str = "L5") -> list[dict[str, str]]:
     return [
         {
-            "region": "nerve_root", "side": side, "level": "L5", "segment": "n/a", "extraction": "label",
+            "region": region, "side": side, "level": level, "segment": "n/a", "extraction": "label",
             "node": str(k), "position_mm": str(1.5 * k), "position_frac": str(k / 20), "metric": metric,
             "value": value, "se": "0.01", "n_voxels": "9", "reason": "n/a" if value != "n/a" else "no exit",
+            "unit": UNITS[metric],
         }
         for side in "LR" for k in range(20) for metric in ("fa", "md")
     ]  # fmt: skip
 
 
-def test_profiles_have_reference_bands_where_there_is_a_reference() -> None:
-    zones = pictures.Config().zones
-    reference = [
-        {
-            "region": "nerve_root", "side": "L", "level": "L5", "segment": zone.name, "metric": "fa",
-            "reference_mean": "0.3", "reference_sd": "0.05",
-        }
-        for zone in zones
+def panel_of(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, str]]) -> dict[str, Any]:
+    """Metric -> what is drawn of it, with the published values."""
+    drawn = {}
+    whole = plots.profiles
+
+    def look(panels: Any, along: str, measure: str) -> Any:
+        drawn[measure[:2].lower()] = panels[0]
+        return whole(panels, along, measure)
+
+    monkeypatch.setattr(plots, "profiles", look)
+    list(session_plots.profiles(rows, norms.shipped(), pictures.Config().zones))
+    return drawn
+
+
+def test_bands_are_the_published_mean_and_sd_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = panel_of(monkeypatch, profile_rows())
+    # nerve_root L5, FA of the left alone in two zones; MD of the whole root, by level and at any level.
+    assert [(b.start, b.end, b.mean, b.sd, b.side) for b in drawn["fa"].bands] == [
+        (0, 10, 0.201, 0.027, "L"), (20, 30, 0.203, 0.026, "L"),
     ]  # fmt: skip
-    fa, md = session_plots.profiles(profile_rows(), reference, zones)
-    assert "reference" in fa.caption
-    assert "reference" not in md.caption
-    assert set(fa.files) == {"profiles-fa.svg", "profiles-fa.pdf", "profiles-fa.png"}
+    assert [(b.start, b.end, b.mean, b.sd, b.side) for b in drawn["md"].bands] == [
+        (0, 28.5, 1.297, 0.087, ""), (0, 28.5, 1.33, 0.123, ""),
+    ]  # fmt: skip
+    right = [row for row in profile_rows() if row["side"] == "R"]
+    assert [(b.mean, b.sd) for b in panel_of(monkeypatch, right)["fa"].bands] == [
+        (0.39, 0.122),
+        (0.332, 0.051),
+    ]
+    assert panel_of(monkeypatch, profile_rows(level="L4"))["fa"].bands[1].sd == 0.068
+
+
+def test_there_is_no_band_without_norms_nor_in_another_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert panel_of(monkeypatch, profile_rows(region="sciatic_nerve"))["fa"].bands == []
+    other = [row | {"unit": "1e-6 mm2/s"} for row in profile_rows()]
+    assert panel_of(monkeypatch, other)["md"].bands == []
+    # A published mean without a standard deviation makes no band.
+    assert panel_of(monkeypatch, profile_rows(region="PLIC", level="n/a"))["md"].bands == []
+
+
+def test_a_band_is_drawn_at_its_mean_and_sd_and_its_caveat_told() -> None:
+    zones = pictures.Config().zones
+    fa, md = session_plots.profiles(profile_rows(), norms.shipped(), zones)
+    for one in (fa, md):
+        assert "published, not portable across protocols" in one.caption
+        assert set(one.files) == {f"{one.name}.{kind}" for kind in ("svg", "pdf", "png")}
+    assert "10.21203/rs.3.rs-7481213/v1 (lumbar)" in md.caption
+    assert "10.21203" not in fa.caption
+    for other in session_plots.profiles(profile_rows(region="sciatic_nerve"), norms.shipped(), zones):
+        assert "not portable" not in other.caption
+    band = plots.Band(5.0, 20.0, 0.3, 0.05, "L")
+    side = plots.Profile("L", np.arange(4.0), np.arange(4.0), np.ones(4), np.ones(4))
+    figure = plots.profiles([plots.ProfilePanel("a", [side], [band])], "mm", "FA")
+    (low, high) = figure.axes[0].collections[0].get_datalim(figure.axes[0].transData).get_points()
+    assert [*low, *high] == pytest.approx([5.0, 0.202, 20.0, 0.398])
+    assert "not portable across protocols" in figure.legends[0].get_texts()[-1].get_text()
 
 
 def test_profiles_without_a_value_say_why() -> None:

@@ -262,6 +262,10 @@ class Profile:
     """Why there is no value anywhere."""
 
 
+CAVEAT = "published, not portable across protocols"
+"""Said wherever reference values are drawn."""
+
+
 @dataclass(frozen=True)
 class Band:
     """Reference values over a stretch: mean, and 1.96 standard deviations between people to both sides."""
@@ -270,6 +274,10 @@ class Band:
     end: float
     mean: float
     sd: float
+    side: str = ""
+    """Of which side alone; empty for any."""
+    source: str = ""
+    """Where they were published, and their protocol."""
 
 
 @dataclass(frozen=True)
@@ -311,7 +319,9 @@ def _draw_profile(axes: Axes, panel: ProfilePanel) -> None:
             (band.start, band.end), band.mean - 1.96 * band.sd, band.mean + 1.96 * band.sd,
             color="#cccccc", alpha=0.6, linewidth=0, zorder=0,
         )  # fmt: skip
-        axes.plot((band.start, band.end), (band.mean, band.mean), color="#888888", lw=0.8, zorder=1)
+        # A reference of one side has its mean in the look of that side.
+        look = style.SIDES[band.side]
+        axes.plot((band.start, band.end), (band.mean, band.mean), look.line, color=look.colour, lw=0.8)
     for one in panel.sides:
         look, name = style.SIDES[one.side], one.side or "n"
         known = np.isfinite(one.value)
@@ -347,5 +357,6 @@ def _legend_of_sides(figure: Figure, panels: Sequence[ProfilePanel]) -> None:
             )
         )
     if any(panel.bands for panel in panels):
-        handles.append(Patch(color="#cccccc", label="reference, mean ± 1.96 SD"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+        handles.append(Patch(color="#cccccc", label=f"reference, mean ± 1.96 SD\n({CAVEAT})"))
+    columns = len(handles) if figure.get_figwidth() > 7 else 1
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns)

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from somite.carving import Zone
 from somite.gradients import Gradients
-from somite.report import plots
+from somite.norms import Norm
+from somite.report import plots, reference_bands
 from somite.report.album import Picture, Section, rendered, unmade
 from somite.report.canvas import short
-from somite.report.plots import Band, Columns, Profile, ProfilePanel
+from somite.report.plots import CAVEAT, Columns, Profile, ProfilePanel
 
 Row = Mapping[str, str]
 _MOST_PANELS = 24
@@ -89,12 +90,12 @@ def lost(moved: Columns, outliers: Columns, n_volumes: int) -> Picture:
     )
 
 
-def profiles(rows: Sequence[Row], reference: Sequence[Row], zones: Sequence[Zone]) -> Iterator[Picture]:
+def profiles(rows: Sequence[Row], norms: Sequence[Norm], zones: Sequence[Zone]) -> Iterator[Picture]:
     """Profiles left against right of FA and MD, with reference bands where there are references.
 
     Args:
         rows: of the table of profiles.
-        reference: of the table of reference values; empty where there is none.
+        norms: reference values to choose from.
         zones: of the roots, where the references of their segments stand.
     """
     if not any(_number(row["value"]) is not None for row in rows):
@@ -115,7 +116,7 @@ def profiles(rows: Sequence[Row], reference: Sequence[Row], zones: Sequence[Zone
         ):
             groups = {p: found for p, found in by_place.items() if _measured(found) == kind}
             if groups:
-                yield _profile_picture(groups, kind, along, metric, measure, reference, zones)
+                yield _profile_picture(groups, kind, along, metric, measure, norms, zones)
 
 
 def _measured(rows: Sequence[Row]) -> str:
@@ -132,15 +133,20 @@ def _profile_picture(
     along: str,
     metric: str,
     measure: str,
-    reference: Sequence[Row],
+    norms: Sequence[Norm],
     zones: Sequence[Zone],
 ) -> Picture:
     several = len({place[3] for place in groups}) > 1
-    panels = [_panel(place, rows, kind, reference, zones, several=several) for place, rows in groups.items()]
+    panels = [_panel(place, rows, kind, norms, zones, several=several) for place, rows in groups.items()]
     more = len(panels) - _MOST_PANELS
     words = f"{measure} with its 95 % interval, left against right; n: voxels of a node."
-    if any(panel.bands for panel in panels):
-        words += " Grey: reference values of the segments, mean and 1.96 standard deviations between people."
+    drawn = [band for panel in panels[:_MOST_PANELS] for band in panel.bands]
+    if drawn:
+        words += (
+            " Grey: reference values of the segment, or of the whole structure where its segments have none, "
+            "mean and 1.96 standard deviations between people; in the colour of a side where they hold for "
+            f"that side alone. They are {CAVEAT}, and no cut-off: {reference_bands.sources(drawn)}."
+        )
     if more > 0:
         words += f" {more} further structures are in the table of profiles only."
     name = f"profiles-{metric}" + ("" if kind == "position_mm" else "-tracts")
@@ -154,7 +160,7 @@ def _panel(
     place: tuple[str, ...],
     rows: Sequence[Row],
     kind: str,
-    reference: Sequence[Row],
+    norms: Sequence[Norm],
     zones: Sequence[Zone],
     *,
     several: bool,
@@ -164,7 +170,10 @@ def _panel(
     for row in rows:
         by_side.setdefault("" if row["side"] == NA else row["side"], []).append(row)
     sides = [_profile(side, found, kind) for side, found in by_side.items()]
-    bands = _bands(rows[0], reference, zones) if kind == "position_mm" else []
+    along = np.concatenate([one.at[np.isfinite(one.at)] for one in sides])
+    extent = (float(along.min()), float(along.max())) if len(along) else (0.0, 0.0)
+    in_mm = zones if kind == "position_mm" else ()
+    bands = reference_bands.bands(rows[0], list(dict.fromkeys(r["side"] for r in rows)), extent, norms, in_mm)
     return ProfilePanel(short(" ".join(words), 30), sides, bands)
 
 
@@ -176,19 +185,6 @@ def _profile(side: str, rows: Sequence[Row], kind: str) -> Profile:
     return Profile(
         side, column(kind), column("value"), column("se"), column("n_voxels"), "; ".join(reasons[:1])
     )
-
-
-def _bands(row: Row, reference: Sequence[Row], zones: Sequence[Zone]) -> list[Band]:
-    """The first reference of each zone of a root, of either side."""
-    bands = []
-    for zone in zones:
-        for one in reference:
-            mean, sd = _number(one["reference_mean"]), _number(one["reference_sd"])
-            same = all(one[name] == row[name] for name in ("region", "level", "metric"))
-            if same and one["segment"] == zone.name and mean is not None and sd is not None:
-                bands.append(Band(zone.from_mm, zone.to_mm, mean, sd))
-                break
-    return bands
 
 
 def _number(text: str) -> float | None:
