@@ -19,6 +19,7 @@ from somite import record
 from somite.report import analysis_files, analysis_kinds, cohort_data, cohort_page, figure_files, writing
 from somite.report.cohort_data import Groups
 from somite.report.writing import Written
+from somite.review import verdicts
 
 SCRIPT = "<script>document.title = 'taken'</script>"
 Open = Callable[..., Tab]
@@ -195,6 +196,55 @@ def test_a_figure_that_fails_is_told_and_the_page_is_written(
     text = cohort_page.text(tmp_path, record.read_all(tmp_path), None)
     assert "could not be drawn (RuntimeError: no ink)" in text
     assert 'id="sessions-table"' in text
+
+
+def test_the_review_is_told_with_the_agreement_and_escaped(open_page: Open, tmp_path: Path) -> None:
+    said = {"ann": ["pass", "fail", "fail", "pass"], SCRIPT: ["pass", "fail", "pass", "pass"]}
+    for i in range(5):
+        made_cohort.member(tmp_path, f"sub-{i}", np.random.default_rng(i), [])
+    for rater, given in said.items():
+        for i, verdict in enumerate(given):
+            key = (f"sub-{i}", "", "")
+            verdicts.append(tmp_path, verdicts.row(rater, key, "unsure"))
+            note = SCRIPT if (rater, i) == ("ann", 1) else ""
+            verdicts.append(tmp_path, verdicts.row(rater, key, verdict, note))  # type: ignore[arg-type]
+    assert writing.write_all(tmp_path).problems == []
+    tab = open_page(tmp_path / "index.html")
+
+    def texts(rows: str) -> list[str]:
+        return [" ".join(text.split()) for text in tab.page.locator(rows).all_inner_texts()]
+
+    (kappa,) = texts("#agreement-table tbody tr")
+    # Three of four agree; by chance (2 * 3 + 2 * 1) / 16 would: kappa = (3/4 - 1/2) / (1/2).
+    assert f"{SCRIPT} and ann 4 3 0.50" in kappa
+    assert texts("#raters-table tbody tr") == [f"{SCRIPT} 3 0 1 1", "ann 2 0 2 1"]
+    noted = texts("#noted-table tbody tr")
+    assert len(noted) == 3
+    assert any(SCRIPT in row and "ann fail" in row for row in noted)
+    rows = dict(zip([f"sub-{i}" for i in range(5)], texts("#sessions-table tbody tr"), strict=True))
+    assert "differ" in rows["sub-2"]
+    assert f"{SCRIPT}: fail; ann: fail ({SCRIPT[:30]}" in rows["sub-1"]
+    assert "ann" not in rows["sub-4"]
+    assert tab.page.title() == "Cohort"
+    assert tab.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert tab.complaints == []
+    tab.page.screenshot(path=tmp_path / "page.png", full_page=True)
+    before = (tmp_path / "index.html").read_text()
+    verdicts.append(tmp_path, verdicts.row("ann", ("sub-4", "", ""), "pass", "at last"))
+    writing.write_all(tmp_path)
+    assert "at last" in (tmp_path / "index.html").read_text().replace(before, "")
+
+
+def test_a_review_that_nobody_made_or_can_read_is_told(tmp_path: Path) -> None:
+    made_cohort.member(tmp_path, "sub-01", np.random.default_rng(1), [])
+    page = cohort_page.text(tmp_path, record.read_all(tmp_path), None)
+    assert "Nobody has looked through the sessions" in page
+    assert "By rater" not in page
+    (tmp_path / "qc").mkdir()
+    (tmp_path / "qc" / "review.tsv").write_text("<b>\n")
+    page = cohort_page.text(tmp_path, record.read_all(tmp_path), None)
+    assert "qc/review.tsv cannot be read" in page
+    assert "<b>" not in page.partition('id="review-heading"')[2].partition("</section>")[0]
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ All of it is read from the output dataset alone, so that the page can be made ag
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -240,13 +239,3 @@ def profiles(files: Sequence[Path]) -> pd.DataFrame:
 def missing_participants(groups: Groups, found: Sequence[Member]) -> list[str]:
     """Who stands in the clinical tables and has no session."""
     return sorted(groups.participants - {member.participant_id for member in found} - {""})
-
-
-def reviews(out_dir: Path) -> list[Mapping[str, str]]:
-    """Rows of `qc/review.tsv`, where people have looked at the sessions."""
-    path = out_dir / "qc" / "review.tsv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []

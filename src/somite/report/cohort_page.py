@@ -25,6 +25,7 @@ from somite.report import (
     analysis_pictures,
     cohort_data,
     cohort_pictures,
+    cohort_review,
     cohort_tables,
     distributions,
     figure_files,
@@ -90,7 +91,7 @@ def text(out_dir: Path, records: Sequence[Record], told: Told | None, made_from:
     """The page as HTML; its figures are written on the way."""
     groups = cohort_data.read_groups(out_dir)
     found = cohort_data.members(out_dir, records, groups)
-    folder = Folder(out_dir)
+    folder, review = Folder(out_dir), cohort_review.read(out_dir)
     tables = {member.label: member.quality for member in found if member.quality}
     spreads = distributions.spreads(tables)
     named = {
@@ -111,7 +112,11 @@ def text(out_dir: Path, records: Sequence[Record], told: Told | None, made_from:
         "group_names": groups.names,
         "groups_drawn": cohort_pictures.shown_groups(groups),
         "named": named,
-        "sessions": cohort_tables.sessions(found, groups.column),
+        "sessions": cohort_tables.sessions(found, groups.column, review),
+        "review_lack": review.lack,
+        "raters": cohort_review.raters(review, found),
+        "kappas": cohort_review.kappas(review),
+        "noted": cohort_review.noted(review, found),
         "outliers": cohort_tables.outliers(apart, pages),
         "outliers_left": max(0, len(apart) - cohort_tables.MOST_OUTLIERS),
         "rule": distributions.RULE,
@@ -277,7 +282,8 @@ def _made_from(out_dir: Path, records: Sequence[Record]) -> str:
 
 
 def _sizes(out_dir: Path) -> dict[str, str]:
-    found = [*out_dir.glob("group/analyses/*.json"), *out_dir.glob("group/*.json")]
+    patterns = ("group/analyses/*.json", "group/*.json", "qc/review.tsv")
+    found = [path for pattern in patterns for path in out_dir.glob(pattern)]
     return {path.name: fingerprint.sha256(path) for path in sorted(found)}
 
 

@@ -10,6 +10,7 @@ from somite.errors import Problem
 from somite.record import Record
 from somite.report.analysis_files import Analysis
 from somite.report.cohort_data import Member
+from somite.report.cohort_review import REVIEW_COLUMNS, Review
 from somite.report.distributions import Outlier
 from somite.report.pages import base_names
 from somite.report.session_tables import value_of
@@ -26,8 +27,9 @@ _KEY_NUMBERS = (
 )
 
 
-def sessions(found: Sequence[Member], group_column: str) -> Table:
-    """Every session: how it stands, its quality, key numbers, and its page."""
+def sessions(found: Sequence[Member], group_column: str, review: Review) -> Table:
+    """Every session: how it stands, its quality, what raters said, key numbers, and its page."""
+    reviewed = any(review.rows(member) for member in found)
     values = [_quality_values(member) for member in found]
     there = [key for key in _KEY_NUMBERS if any(key[0] in some for some in values)]
     columns = [
@@ -40,6 +42,7 @@ def sessions(found: Sequence[Member], group_column: str) -> Table:
         Column("verdict", "Run", "verdict", choose=True, help="How the processing ended"),
         Column("judged", "Quality", "verdict", choose=True, help="Worst verdict of the quality numbers"),
         Column("reason", "Why", limit=90),
+        *(REVIEW_COLUMNS if reviewed else ()),
         *(Column(key, title, "number", unit) for key, title, unit, _ in there),
         Column("segments", "Segments", "number", help="Measured, of those expected"),
         Column("warnings", "Warnings", limit=60),
@@ -54,6 +57,7 @@ def sessions(found: Sequence[Member], group_column: str) -> Table:
                 "group": Cell(member.group),
                 "verdict": Cell(member.verdict),
                 "judged": Cell(judged),
+                **review.cells(member),
                 **{key: number_cell(some.get(key), digits) for key, _, _, digits in there},
                 "segments": _segments(member.last),
                 "reason": Cell("; ".join(filter(None, reasons))),
