@@ -11,16 +11,21 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pages import session, step_record
 
+from somite.analysis import model
 from somite.errors import Problem
 from somite.record import Record
 from somite.registry import Fact, discover
 from somite.report import methods
 from somite.report.acquisition import Acquisition, acquisition_of
 from somite.report.references import bibtex, read_bib
+from somite.workflows import group
 from somite.workflows.participant import STEPS
 
 SESSION_STEPS = sorted({use.step for use in STEPS})
 FOLDER = Path(methods.__file__).parent / "methods"
+
+
+GROUP_STEPS = sorted({use.step for use in group.STEPS})
 
 
 def tell(*steps: Any, facts: tuple[Fact, ...] = (), **changes: Any) -> methods.Told:
@@ -40,7 +45,7 @@ def ways(step: str) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("step", SESSION_STEPS)
+@pytest.mark.parametrize("step", SESSION_STEPS + GROUP_STEPS)
 def test_every_step_of_a_session_has_words_for_all_its_choices(step: str) -> None:
     assert (FOLDER / f"{step}.md.j2").is_file()
     assert step in set(itertools.chain(*methods.CHAPTERS.values()))
@@ -56,6 +61,48 @@ def test_every_step_of_a_session_has_words_for_all_its_choices(step: str) -> Non
         texts.add(told.markdown)
     methods_of = [options["method"] for options in ways(step) if "method" in options]
     assert len(texts) >= len(set(methods_of) - {"auto"}), texts
+
+
+DECLARED: dict[str, dict[str, Any]] = {
+    "agreement": {"repeated": "rater"},
+    "compare": {"group": "diagnosis"},
+    "correlate": {"columns": ["age"]},
+    "logistic": {"outcome": "diagnosis", "event": "patient"},
+    "mixed": {"fixed": ["diagnosis"], "repeated": ["side"]},
+    "profile": {"group": "diagnosis"},
+    "reference": {"group": "diagnosis", "reference": ["control"]},
+    "roc": {"outcome": "diagnosis", "event": "patient"},
+    "symptomatic_level": {},
+}
+CITED = {"agreement": {"shrout1979", "bland1986"}, "logistic": {"firth1993"}, "profile": {"maris2007"},
+         "reference": {"crawford1998"}, "roc": {"delong1988", "youden1950"}}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(model.discover()))
+def test_every_kind_of_analysis_is_told_with_its_citations(kind: str) -> None:
+    config = model.discover()[kind].config
+    options = config.model_validate({"kind": kind, **DECLARED[kind]}).model_dump(mode="json")
+    told = methods.tell([], {}, [], [methods.Analysed("mine_<b>", options, ["Welch's t"], ["Wald, 95 %"])])
+    text = told.markdown.partition("## Statistics")[2]
+    assert r"Analysis mine\_\<b\>: " in text
+    assert "fdr_bh" not in text  # the options as they are: what stands in where a text is lacking
+    assert f"kind {kind}" not in text
+    assert "Tests: Welch's t. Intervals: Wald, 95 %." in text
+    assert not re.search(r"\{\{|\{%|None|\s[.,;]|True|False", text), text
+    keys = {entry.key for entry in told.references}
+    assert CITED.get(kind, set()) | {"benjamini1995"} <= keys
+    others = set().union(*(cited for other, cited in CITED.items() if other != kind))
+    assert not keys & others
+    assert "<b>" not in told.html
+
+
+def test_only_what_ran_at_the_group_level_is_told() -> None:
+    made = Record("group", "group", "", "", "done", steps=[step_record("table"), step_record("norms")])
+    text = methods.tell([], {}, [made]).markdown
+    assert "joined to one long and one wide table" in text
+    assert "at least 5 controls" in text
+    for absent in ("affected side", "published reference", "## Statistics", "quality numbers"):
+        assert absent not in text
 
 
 def test_every_citation_has_an_entry_and_every_entry_is_cited() -> None:

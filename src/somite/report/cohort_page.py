@@ -273,7 +273,7 @@ def _checksums(out_dir: Path) -> dict[str, str]:
 def _made_from(out_dir: Path, records: Sequence[Record]) -> str:
     """Digest of all that the page says: as that of a session's page, and the tables of the group level."""
     digest = hashlib.sha256(code_digest().encode())
-    for item in records:
+    for item in (*records, *record.read_group(out_dir)):
         digest.update(json.dumps(_lasting(item), sort_keys=True).encode())
         digest.update(str((out_dir / f"{item.label}.html").is_file()).encode())
     digest.update(json.dumps(record.read_roll(out_dir), sort_keys=True).encode())

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateNotFound, UndefinedError
 from markupsafe import Markup
@@ -44,6 +45,7 @@ CHAPTERS: Mapping[str, tuple[str, ...]] = {
     ),
     "Quality control": ("gradient_orientation", "qc"),
     "Figures": ("pictures",),
+    "Cohort": ("table", "profile_table", "qc_table", "norms", "reference", "affected"),
 }
 """Chapter -> its steps, as they are told."""
 _CITATION = re.compile(r"(\[@\w+(?:; @\w+)*\]|(?<![\\\w])@\w+)")
@@ -98,6 +100,19 @@ class Told:
 
 
 @dataclass(frozen=True)
+class Analysed:
+    """An analysis of the cohort as it ran."""
+
+    name: str
+    options: Mapping[str, Any]
+    """As in the YAML, defaults included."""
+    tests: Sequence[str] = ()
+    """That gave its p-values."""
+    intervals: Sequence[str] = ()
+    """How its intervals were made."""
+
+
+@dataclass(frozen=True)
 class _Ran:
     """A step as it ran in a session."""
 
@@ -106,21 +121,31 @@ class _Ran:
     acquisition: Acquisition
 
 
-def tell(records: Sequence[Record], acquisitions: Mapping[str, Acquisition]) -> Told:
-    """The methods of these sessions; steps that did not run are not told.
+def tell(
+    records: Sequence[Record],
+    acquisitions: Mapping[str, Acquisition],
+    group: Sequence[Record] = (),
+    analyses: Sequence[Analysed] = (),
+) -> Told:
+    """The methods of these sessions and of their cohort; steps that did not run are not told.
 
     Args:
         records: of sessions.
         acquisitions: label of a session -> its series, where it is known.
+        group: records of the group level.
+        analyses: of the cohort.
     """
     blocks: list[str] = [_opening(records)]
-    ran = _by_step(records, acquisitions)
+    ran = _by_step(records, acquisitions) | _by_step(group, {})
+    ran.pop("analyse", None)  # told from what each has written: the step itself has no options
     known = {step for steps in CHAPTERS.values() for step in steps}
     chapters = {**CHAPTERS, "Further steps": tuple(step for step in ran if step not in known)}
     for chapter, steps in chapters.items():
         told = [text for step in steps if step in ran for text in _paragraphs(step, ran[step])]
         if told:
             blocks += [f"## {chapter}", *told]
+    if analyses:
+        blocks += ["## Statistics", *map(_say_analysis, analyses)]
     markdown = "\n\n".join(blocks) + "\n"
     cited = list(dict.fromkeys(key for group in _CITATION.findall(markdown) for key in _keys(group)))
     entries = library()
@@ -211,6 +236,18 @@ def _say(step: str, group: Sequence[_Ran]) -> str:
         # A record of another version, or a step of the reader's own: its options are told as they are.
         options = ", ".join(f"{key}: {value}" for key, value in config.items())
         text = f"The step {plain(step)} ran" + (f" with {plain(options)}." if options else ".")
+    return " ".join(text.split())
+
+
+def _say_analysis(one: Analysed) -> str:
+    kind = str(one.options.get("kind", ""))
+    values = {"name": one.name, "kind": kind, "config": one.options}
+    try:
+        template = environment().get_template("analyse.md.j2")
+        text = template.render(values, tests=one.tests, intervals=one.intervals)
+    except (KeyError, TypeError, UndefinedError):  # written by another version
+        options = ", ".join(f"{key}: {value}" for key, value in one.options.items())
+        text = f"Analysis {plain(one.name)}: {plain(options)}."
     return " ".join(text.split())
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from somite import record
 from somite.errors import Problem
 from somite.record import Record
-from somite.report import cohort_page, methods, session_page
+from somite.report import analysis_files, cohort_page, methods, session_page
 from somite.report.acquisition import Acquisition, acquisition_of
-from somite.report.methods import Told
+from somite.report.analysis_files import Analysis
+from somite.report.methods import Analysed, Told
 from somite.report.pages import write_changed
 from somite.report.session_page import delivered
 
@@ -82,7 +83,7 @@ def write_methods(out_dir: Path, records: Sequence[Record], written: Written) ->
         return None
     try:
         series = {item.label: _series(out_dir, item) for item in done}
-        told = methods.tell(done, series)
+        told = methods.tell(done, series, record.read_group(out_dir), _analysed(out_dir))
         for path, text in ((target, told.with_references), (target.with_suffix(".bib"), told.bibtex)):
             if write_changed(path, text):
                 written.new.append(path)
@@ -90,6 +91,15 @@ def write_methods(out_dir: Path, records: Sequence[Record], written: Written) ->
         written.problems.append(_not_written(target, error))
         return None
     return told
+
+
+def _analysed(out_dir: Path) -> list[Analysed]:
+    found = analysis_files.read(out_dir / "group" / "analyses")
+    return [Analysed(one.name, one.options, _texts(one, "test"), _texts(one, "ci_method")) for one in found]
+
+
+def _texts(one: Analysis, column: str) -> list[str]:
+    return list(dict.fromkeys(filter(None, (row.text(column) for row in one.rows))))
 
 
 def _series(out_dir: Path, item: Record) -> Acquisition:
