@@ -8,7 +8,7 @@ JOBS ?= 2
 # Slow tests run where SOMITE_SLOW is set, as in .ci/run.
 MARK := -m "not slurm$(if $(SOMITE_SLOW),, and not slow)"
 
-.PHONY: demo test test-slurm check bench lock clean
+.PHONY: demo test test-slurm check bench gallery lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m somite.demo demo
@@ -27,6 +27,10 @@ check: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/run.py
+
+# The pictures of docs/gallery.md; needs the Debian package chromium. The runs stay in build/gallery.
+gallery: $(VENV)/installed-dev
+	$(BIN)/python docs/gallery.py build/gallery
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \

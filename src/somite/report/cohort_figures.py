@@ -176,6 +176,7 @@ def _pale(colour: str) -> tuple[float, float, float]:
 
 def _box_panel(axes: Axes, panel: BoxPanel, *, points: bool) -> None:
     ticks, words = [], []
+    crowded = len(panel.places) > 9
     for x, place in enumerate(panel.places):
         sides = sorted(place.sides, key=list(style.SIDES).index)
         offsets = (np.arange(len(sides)) - (len(sides) - 1) / 2) * 0.38
@@ -183,15 +184,25 @@ def _box_panel(axes: Axes, panel: BoxPanel, *, points: bool) -> None:
             _box(axes, place.sides[side], x + offset, side, points=points)
         counts = " | ".join(str(len(place.sides[side])) for side in sides)
         ticks.append(x)
-        named = [short(place.name, 16), *([short(place.group, 12)] if place.group else [])]
+        named = [
+            _in_lines(place.name) if crowded else short(place.name, 16),
+            *([short(place.group, 12)] if place.group else []),
+        ]
         words.append("\n".join([*named, f"n {counts}"]))
-    crowded = len(ticks) > 9
     axes.set_xticks(ticks, words, fontsize=6 if crowded else 7)
     axes.set_xlim(-0.6, len(ticks) - 0.4)
     axes.set_title(short(panel.title, 60))
     for x, (before, after) in enumerate(zip(panel.places, panel.places[1:], strict=False)):
         if after.name != before.name and after.group:
             axes.axvline(x + 0.5, color="#dddddd", lw=0.8, zorder=0)
+
+
+def _in_lines(name: str) -> str:
+    """A name in up to three short lines, broken where its words end: names side by side must not touch."""
+    words = short(name, 33).replace("_", "_ ")
+    return "\n".join(
+        line.replace("_ ", "_") for line in textwrap.wrap(words, 11, max_lines=3, placeholder="…")
+    )
 
 
 def _box(axes: Axes, values: Floats, x: float, side: str, *, points: bool) -> None:

@@ -138,7 +138,8 @@ def quality(found: Read) -> Table | None:
         Column("warn", "Warns at", "number"),
         Column("fail", "Fails at", "number"),
         Column("verdict", "Verdict", "verdict"),
-        Column("reason", "Reason", limit=200),
+        # An empty column would push the last one out of sight.
+        *([Column("reason", "Reason", limit=200)] if any(_text(row, "reason") for row in rows) else []),
         Column("means", "What it is", limit=400),
     ]
     return Table("quality-table", "Quality numbers", columns, [_quality_row(r) for r in rows], tools=False)
