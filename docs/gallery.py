@@ -121,9 +121,8 @@ LUMBAR = Run(
             SESSION,
             ("#motion",),
             "Motion and lost slices",
-            "Traces of translation, rotation and volume-to-volume motion, and a chart of slices by "
-            "volumes in "
-            "which the lost ones are marked.",
+            "Traces of shift, rotation, displacement, eddy currents and lost slices over the volumes, and a "
+            "chart of slices by volumes in which the replaced ones are marked.",
             "What the scan went through, volume by volume.",
         ),
         Shot(
@@ -160,10 +159,9 @@ LUMBAR = Run(
             SESSION,
             ("#profiles",),
             "Profiles along the roots",
-            "Curves of FA and diffusivities along the roots L3 to S1 by the distance from the dural "
-            "exit, left "
-            "and right, with a band of reference values.",
-            "FA and diffusivities along each root, left against right.",
+            "Curves of FA and MD along the roots L3 to S1 by the distance from the dural exit, left and "
+            "right, with their 95 % intervals.",
+            "FA and MD along each root, left against right. A root without a dural exit has no profile.",
         ),
         Shot(
             "quality",
@@ -171,7 +169,7 @@ LUMBAR = Run(
             ("#quality",),
             "Quality",
             "A table of quality numbers with their limits and verdicts.",
-            "Every quality number with its limits. Tables sort and filter.",
+            "Every quality number with its limits, and what it is.",
         ),
         Shot(
             "review",
@@ -219,14 +217,6 @@ THIGH = Run(
             "Before and after",
             "Signal along a line through the body over the volumes, before the correction of motion.",
             "A line through the body over time: what moved is seen as a step.",
-        ),
-        Shot(
-            "quality",
-            SESSION,
-            ("#quality",),
-            "Quality",
-            "A table of quality numbers with their limits and verdicts.",
-            "The limits are those of the protocol: a thigh is not judged as a brain.",
         ),
         Shot(
             "cohort",
