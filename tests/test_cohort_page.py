@@ -16,7 +16,7 @@ from browser import Tab
 from pages import session, tsv
 
 from somite import record
-from somite.report import analysis_files, analysis_kinds, cohort_data, cohort_page, figure_files, writing
+from somite.report import analysis_files, analysis_kinds, cohort_data, cohort_text, picture_files, writing
 from somite.report.cohort_data import Groups
 from somite.report.writing import Written
 from somite.review import verdicts
@@ -93,7 +93,7 @@ def test_what_is_not_done_stands_with_its_reason_and_what_to_do(out: Path) -> No
 
 def test_figures_lie_as_files_with_stable_names_and_equal_bytes(out: Path) -> None:
     folder = out / "group" / "figures"
-    names = figure_files.listed(folder)
+    names = picture_files.listed(folder)
     stems = {name.rpartition(".")[0] for name in names}
     assert len(names) == 3 * len(stems)
     expected = {"quality", "segments-fa-nerve-root", "profiles-fa", "curves-roc", "flow-sessions"}
@@ -193,7 +193,7 @@ def test_a_figure_that_fails_is_told_and_the_page_is_written(
 
     made_cohort.member(tmp_path, "sub-01", np.random.default_rng(1), [])
     monkeypatch.setattr("somite.report.cohort_figures.quality", broken)
-    text = cohort_page.text(tmp_path, record.read_all(tmp_path), None)
+    text = cohort_text.text(tmp_path, record.read_all(tmp_path), None)
     assert "could not be drawn (RuntimeError: no ink)" in text
     assert 'id="sessions-table"' in text
 
@@ -237,12 +237,12 @@ def test_the_review_is_told_with_the_agreement_and_escaped(open_page: Open, tmp_
 
 def test_a_review_that_nobody_made_or_can_read_is_told(tmp_path: Path) -> None:
     made_cohort.member(tmp_path, "sub-01", np.random.default_rng(1), [])
-    page = cohort_page.text(tmp_path, record.read_all(tmp_path), None)
+    page = cohort_text.text(tmp_path, record.read_all(tmp_path), None)
     assert "Nobody has looked through the sessions" in page
     assert "By rater" not in page
     (tmp_path / "qc").mkdir()
     (tmp_path / "qc" / "review.tsv").write_text("<b>\n")
-    page = cohort_page.text(tmp_path, record.read_all(tmp_path), None)
+    page = cohort_text.text(tmp_path, record.read_all(tmp_path), None)
     assert "qc/review.tsv cannot be read" in page
     assert "<b>" not in page.partition('id="review-heading"')[2].partition("</section>")[0]
 

@@ -15,11 +15,15 @@ from somite.report.figure_files import Drawn, chunks, plain_name
 MOST_PANELS = 9
 
 
+def name_of(metric: str) -> str:
+    """`FA`, `MD`, `fa of mean eigenvalues`."""
+    return metric.upper() if len(metric) == 2 else metric.replace("_", " ")
+
+
 def measure_of(metric: str) -> str:
     """`FA (unitless)`, `MD (10⁻³ mm²/s)`."""
     unit = unit_text(units().get(metric, "")).strip().removeprefix("×").strip()
-    shown = metric.upper() if len(metric) == 2 else metric.replace("_", " ")
-    return f"{shown} ({unit or 'unitless'})"
+    return f"{name_of(metric)} ({unit or 'unitless'})"
 
 
 def estimate(row: Row, analysis: Analysis, name: str, which: str = "") -> Estimate:

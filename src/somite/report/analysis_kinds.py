@@ -19,6 +19,7 @@ from somite.report.analysis_estimates import (
     in_parts,
     labels_of,
     measure_of,
+    name_of,
     why_nothing,
 )
 from somite.report.analysis_figures import Estimate
@@ -222,7 +223,7 @@ def means(analysis: Analysis) -> Iterator[Drawn]:
     covariates = ", ".join(map(str, analysis.options.get("covariates", ())))
     for metric, found in by_metric.items():
         yield from in_parts(
-            analysis, f"means-{metric}", f"Adjusted means of {metric}", list(found.items()), [],
+            analysis, f"means-{metric}", f"Adjusted means of {name_of(metric)}", list(found.items()), [],
             partial(draw.means, measure=measure_of(metric)),
             f"Means of the groups at the typical values of {covariates or 'the covariates'}, with intervals.",
             most=15,
@@ -279,7 +280,7 @@ def along(analysis: Analysis) -> Iterator[Drawn]:
         )  # fmt: skip
     for (name, metric), panels in by_metric.items():
         yield from in_parts(
-            analysis, f"along-{metric}", f"Along the profile: {name} of {metric}", panels, [],
+            analysis, f"along-{metric}", f"Along the profile: {name} of {name_of(metric)}", panels, [],
             partial(draw.along, label=f"{name}, {measure_of(metric)}"),
             "Estimate at each node with its interval; red bars: clusters with their p, corrected for all "
             "clusters of the profile.",

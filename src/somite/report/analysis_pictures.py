@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from somite.report import analysis_figures as draw
 from somite.report import analysis_kinds
-from somite.report.analysis_estimates import estimate, family_words, labels_of, measure_of, why_nothing
+from somite.report.analysis_estimates import (
+    estimate,
+    family_words,
+    labels_of,
+    measure_of,
+    name_of,
+    why_nothing,
+)
 from somite.report.analysis_figures import Scale
 from somite.report.analysis_files import Analysis, Row
 from somite.report.figure_files import Drawn, chunks, plain_name
@@ -109,7 +116,7 @@ def _forest(analysis: Analysis, name: str, metric: str, rows: Sequence[Row], mor
         f"{of}Estimates with their {level} intervals; diamonds in red have a corrected p below "
         f"{analysis.alpha:g}. {family_words(rows)}"
     )
-    title = f"{name[:1].upper()}{name[1:]}" + (f" of {metric}" if metric else "") + more
+    title = f"{name[:1].upper()}{name[1:]}" + (f" of {name_of(metric)}" if metric else "") + more
     return Drawn(
         plain_name(analysis.name, "forest", name.split(",")[0], metric, str(number or "")),
         title,

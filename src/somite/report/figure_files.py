@@ -16,7 +16,6 @@ from somite.report import picture_files, style
 from somite.report.pages import slug
 from somite.report.picture_files import Archive, Picture, Shown
 
-LISTING = "figures.json"
 _PIXELS_PER_INCH = 105
 _NAME_LETTERS = 80
 T = TypeVar("T")
@@ -84,30 +83,16 @@ class Folder:
     def finish(self) -> list[Path]:
         """List what is there, and remove what only an earlier page had; returns what is removed."""
         names = sorted(name for picture in self._pictures for name in picture.files)
-        gone = sorted(set(listed(self.path)) - set(names))
+        gone = sorted(set(picture_files.listed(self.path)) - set(names))
         for name in gone:
             (self.path / name).unlink(missing_ok=True)
         if names:
-            write_atomically(self.path / LISTING, json.dumps(names, indent=1) + "\n")
+            write_atomically(self.path / picture_files.LISTING, json.dumps(names, indent=1) + "\n")
         else:
-            (self.path / LISTING).unlink(missing_ok=True)
+            (self.path / picture_files.LISTING).unlink(missing_ok=True)
             with suppress(OSError):
                 self.path.rmdir()
         return [self.path / name for name in gone]
-
-
-def listed(folder: Path) -> list[str]:
-    """The files of figures that a folder should hold; those of the reader's own are not among them."""
-    try:
-        names = json.loads((folder / LISTING).read_text(encoding="utf-8"))
-        return [str(name) for name in names if "/" not in str(name) and "\\" not in str(name)]
-    except (OSError, ValueError, TypeError):
-        return []
-
-
-def lie_there(folder: Path) -> bool:
-    """Whether all figures that are listed are there."""
-    return all((folder / name).is_file() for name in listed(folder))
 
 
 def chunks(items: Sequence[T], most: int) -> Iterable[Sequence[T]]:

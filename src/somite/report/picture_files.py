@@ -239,3 +239,21 @@ def pairs(items: Sequence[Shown], partner: Mapping[str, str | None]) -> list[tup
 
 def _take_turns(one: Shown, other: Shown) -> bool:
     return not (one.missing or other.missing) and (one.width, one.height) == (other.width, other.height)
+
+
+LISTING = "figures.json"
+"""In a folder of figures: their files."""
+
+
+def listed(folder: Path) -> list[str]:
+    """The files of figures that a folder should hold; those of the reader's own are not among them."""
+    try:
+        names = json.loads((folder / LISTING).read_text(encoding="utf-8"))
+        return [str(name) for name in names if "/" not in str(name) and "\\" not in str(name)]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def lie_there(folder: Path) -> bool:
+    """Whether all figures that are listed are there."""
+    return all((folder / name).is_file() for name in listed(folder))
