@@ -23,7 +23,7 @@ from somite.quality_table import Number
 from somite.record import Delivered, Record, StepRecord
 from somite.registry import discover
 from somite.report import cohort_groups
-from somite.workflows import group, session
+from somite.workflows import analyses, session
 from somite.workflows.participant import Place
 
 ANALYSES = """\
@@ -118,7 +118,7 @@ def make(root: Path, patients: int, controls: int, *, failed: int = 2, yaml: str
     (out / "code").mkdir()
     (out / "code" / "config.yaml").write_text(settings.to_yaml())
     place = Place(Plan(bids), settings, out, root / "work")
-    for unit in group.analyses(place):
+    for unit in analyses.units(place):
         done = session.run(unit, lambda event: None)
         assert done.verdict == "done", [str(problem) for problem in done.problems]
     assert cohort_groups.write(out, bids, settings.cohort, settings.analyses) == []

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
+from pages import tsv
 
-from somite.report import analysis_figures, cohort_figures, cohort_pictures, distributions, style
+from somite.report import (
+    analysis_figures,
+    analysis_files,
+    analysis_pictures,
+    cohort_figures,
+    cohort_pictures,
+    distributions,
+    style,
+)
 from somite.report.analysis_figures import Agreement, Estimate, Roc, Scale
+from somite.report.analysis_files import Analysis
 from somite.report.cohort_data import Groups
 from somite.report.cohort_figures import BoxPanel, Place, Stage
 
@@ -198,3 +210,41 @@ def test_a_flow_has_every_count_and_reason() -> None:
     texts = " ".join(text.get_text() for text in cohort_figures.flow(stages, "people").axes[0].texts)
     for words in ("People: 20", "Selected: 15", "2: withdrew", "3: xxx"):
         assert words in texts
+
+
+def profile_results(folder: Path) -> Analysis:
+    """FA of 12 nodes of two roots: one lower in the middle, with two clusters, one as in controls."""
+    rows: list[dict[str, object]] = []
+    for side, depth in (("L", 0.08), ("R", 0.0)):
+        place = {"analysis": "nerve", "kind": "profile", "region": "nerve_root", "side": side, "level": "L5",
+                 "metric": "fa", "statistic": "mean", "n": "40"}  # fmt: skip
+        for k in range(12):
+            value = -depth * (4 <= k <= 7)
+            numbers = {"estimate": value, "ci_low": value - 0.02, "ci_high": value + 0.02}
+            rows.append(place | {"segment": f"node_{k}", "contrast": "patient - control",
+                                 "estimate_name": "mean difference"} | numbers)  # fmt: skip
+        for where, p in (("node_4..node_7", 0.002), ("node_10", 0.4)) if depth else (("*", "n/a"),):
+            rows.append(place | {"segment": where, "contrast": "cluster: patient - control",
+                                 "estimate_name": "cluster mass", "p": p})  # fmt: skip
+    tsv(folder / "nerve.tsv", rows)
+    (folder / "nerve.json").write_text('{"Analysis": {"Options": {"kind": "profile", "along": "segment"}}}')
+    (analysis,) = analysis_files.read(folder)
+    return analysis
+
+
+def test_clusters_stand_under_their_nodes_and_are_red_where_found(tmp_path: Path) -> None:
+    (drawn,) = analysis_pictures.pictures(profile_results(tmp_path))
+    assert drawn.name == "nerve-along-fa"
+    assert "red below 0.05" in drawn.caption
+    assert drawn.figure is not None
+    left, right = drawn.figure.axes
+    assert left.get_title().startswith("nerve_root L L5 patient - control\nn = 40")
+    bars = {tuple(line.get_xdata()): to_hex(line.get_color()) for line in left.lines if line.get_lw() == 4}
+    assert bars == {(3.6, 7.4): analysis_figures.FOUND.lower(), (9.6, 10.4): style.GREY}
+    assert not [line for line in right.lines if line.get_lw() == 4]
+    curve = next(line for line in left.lines if len(line.get_xdata()) == 12)
+    assert list(curve.get_ydata()) == [-0.08 if 4 <= k <= 7 else 0.0 for k in range(12)]
+    assert left.get_ylim() == right.get_ylim()
+    low, high = left.get_ylim()
+    assert (-0.10 - low) / (high - low) > 0.15  # no bar upon the lowest interval
+    assert [text.get_text() for text in left.get_xticklabels()][:2] == ["0", "2"]

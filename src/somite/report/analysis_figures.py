@@ -345,13 +345,13 @@ class Nodes:
     """First and last node, and p."""
 
 
-def along(panels: Sequence[Nodes], label: str) -> Figure:
-    """Effects node by node with their intervals; clusters are bars below."""
+def along(panels: Sequence[Nodes], label: str, alpha: float) -> Figure:
+    """Effects node by node with their intervals; clusters are bars below, red with a p below alpha."""
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     with style.style():
         figure = style.new_figure(max(4.4 * columns, 5.5), 2.6 * rows + 0.2)
-        grid = figure.subplots(rows, columns, squeeze=False)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
         for axes, one in zip(grid.ravel(), panels, strict=False):
             at = np.arange(len(one.names))
             value, low, high = (
@@ -361,14 +361,20 @@ def along(panels: Sequence[Nodes], label: str) -> Figure:
             axes.fill_between(at, low, high, color=NOT_FOUND, alpha=0.2, lw=0)
             axes.plot(at, value, color=NOT_FOUND, lw=1.4)
             for first, last, p in one.clusters:
-                axes.plot((first - 0.4, last + 0.4), (0.03, 0.03), color=FOUND, lw=4, solid_capstyle="butt",
+                colour = FOUND if p < alpha else style.GREY
+                axes.plot((first - 0.4, last + 0.4), (0.03, 0.03), color=colour, lw=4, solid_capstyle="butt",
                           transform=axes.get_xaxis_transform())  # fmt: skip
                 axes.text((first + last) / 2, 0.06, f"p {p_text(p)}", ha="center", va="bottom", fontsize=7,
-                          color=FOUND, transform=axes.get_xaxis_transform())  # fmt: skip
+                          color=colour, transform=axes.get_xaxis_transform())  # fmt: skip
             step = max(1, math.ceil(len(at) / 8))
-            axes.set_xticks(at[::step], [short(name, 10) for name in one.names[::step]], fontsize=7)
+            axes.set_xticks(
+                at[::step], [short(name.removeprefix("node_"), 10) for name in one.names[::step]], fontsize=7
+            )
             axes.set_xlabel("node", fontsize=8)
             axes.set_title(f"{short(one.name, 50)}\nn = {short(one.estimates[0].n, 20)}", fontsize=8)
+        if any(one.clusters for one in panels):  # room for the bars, which would hide the lowest estimates
+            low, high = grid[0, 0].get_ylim()
+            grid[0, 0].set_ylim(low - 0.18 * (high - low), high)
         hide_unused(grid, len(panels))
         figure.supylabel(label, fontsize=9)
     return figure

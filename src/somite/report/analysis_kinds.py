@@ -281,9 +281,9 @@ def along(analysis: Analysis) -> Iterator[Drawn]:
     for (name, metric), panels in by_metric.items():
         yield from in_parts(
             analysis, f"along-{metric}", f"Along the profile: {name} of {name_of(metric)}", panels, [],
-            partial(draw.along, label=f"{name}, {measure_of(metric)}"),
-            "Estimate at each node with its interval; red bars: clusters with their p, corrected for all "
-            "clusters of the profile.",
+            partial(draw.along, label=f"{name}, {measure_of(metric)}", alpha=analysis.alpha),
+            "Estimate at each node with its interval. Bars: clusters with their p, corrected for all "
+            f"clusters of the profile; red below {analysis.alpha:g}.",
         )  # fmt: skip
     if not by_metric:
         yield Drawn(plain_name(analysis.name, "along"), "Along the profile", missing=why_nothing(analysis))
