@@ -239,11 +239,15 @@ def test_clusters_stand_under_their_nodes_and_are_red_where_found(tmp_path: Path
     assert drawn.figure is not None
     left, right = drawn.figure.axes
     assert left.get_title().startswith("nerve_root L L5 patient - control\nn = 40")
-    bars = {tuple(line.get_xdata()): to_hex(line.get_color()) for line in left.lines if line.get_lw() == 4}
+    bars = {
+        tuple(np.asarray(line.get_xdata())): to_hex(line.get_color())
+        for line in left.lines
+        if line.get_linewidth() == 4
+    }
     assert bars == {(3.6, 7.4): analysis_figures.FOUND.lower(), (9.6, 10.4): style.GREY}
-    assert not [line for line in right.lines if line.get_lw() == 4]
-    curve = next(line for line in left.lines if len(line.get_xdata()) == 12)
-    assert list(curve.get_ydata()) == [-0.08 if 4 <= k <= 7 else 0.0 for k in range(12)]
+    assert not [line for line in right.lines if line.get_linewidth() == 4]
+    curve = next(line for line in left.lines if np.size(line.get_xdata()) == 12)
+    assert list(np.asarray(curve.get_ydata())) == [-0.08 if 4 <= k <= 7 else 0.0 for k in range(12)]
     assert left.get_ylim() == right.get_ylim()
     low, high = left.get_ylim()
     assert (-0.10 - low) / (high - low) > 0.15  # no bar upon the lowest interval
