@@ -222,7 +222,7 @@ def profile_results(folder: Path) -> Analysis:
             value = -depth * (4 <= k <= 7)
             numbers = {"estimate": value, "ci_low": value - 0.02, "ci_high": value + 0.02}
             rows.append(place | {"segment": f"node_{k}", "contrast": "patient - control",
-                                 "estimate_name": "mean difference"} | numbers)  # fmt: skip
+                                 "estimate_name": "mean difference", **numbers})  # fmt: skip
         for where, p in (("node_4..node_7", 0.002), ("node_10", 0.4)) if depth else (("*", "n/a"),):
             rows.append(place | {"segment": where, "contrast": "cluster: patient - control",
                                  "estimate_name": "cluster mass", "p": p})  # fmt: skip

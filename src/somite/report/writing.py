@@ -99,7 +99,7 @@ def _analysed(out_dir: Path) -> list[Analysed]:
 
 
 def _texts(one: Analysis, column: str) -> list[str]:
-    return list(dict.fromkeys(filter(None, (row.text(column) for row in one.rows))))
+    return list(dict.fromkeys(text for row in one.rows if (text := row.text(column)) not in ("", "none")))
 
 
 def _series(out_dir: Path, item: Record) -> Acquisition:
