@@ -53,6 +53,7 @@ analyses:
     kind: roc
     outcome: group
     event: patient
+    data: none
     select: {region: nerve_root, side: L, level: L5, segment: foraminal_drg, metric: fa}
   odds:
     kind: logistic

@@ -17,7 +17,7 @@ import skeleton
 from cohort import call
 from fakes import put, put_fsl, put_script
 
-from somite import cli, record
+from somite import arguments, cli, record
 from somite.configs import reader
 from somite.configs.cluster import Cluster
 from somite.errors import ConfigError, Problem
@@ -414,7 +414,7 @@ def test_a_list_of_commands_needs_no_slurm_and_each_command_is_one_of_ours(
     told = capsys.readouterr()
     lines = told.out.splitlines()
     assert len(lines) == 5
-    parser = cli._parser()
+    parser = arguments.parser()
     for number, line in enumerate(lines, 1):
         words = shlex.split(line)
         assert words[:3] == [sys.executable, "-m", "somite"]
