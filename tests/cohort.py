@@ -80,13 +80,14 @@ class Cohort:
         return pd.read_csv(self.out / "group" / f"{name}.tsv", sep="\t", keep_default_na=False)
 
     def results(self) -> dict[str, bytes]:
-        """Every table and map by name: what two runs are compared by."""
+        """Every table, map and figure by name: what two runs are compared by. Pages tell times and memory."""
         import gzip
 
         kept = {}
         for path in sorted(self.out.rglob("*")):
             name = path.relative_to(self.out).as_posix()
-            if path.is_file() and name.startswith(("sub-", "group/")) and name not in TIMED:
+            told = name in TIMED or path.suffix == ".html"
+            if path.is_file() and name.startswith(("sub-", "group/")) and not told:
                 raw = path.read_bytes()
                 kept[name] = gzip.decompress(raw) if path.suffix == ".gz" else raw
         return kept
