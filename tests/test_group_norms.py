@@ -109,7 +109,7 @@ def tables(tmp_path: Path) -> Tables:
 
 def test_without_a_declaration_there_are_neither_norms_nor_ratios(tables: Tables) -> None:
     done = tables.run()
-    assert set(states(done)) == {"table", "reference", "qc_table"}
+    assert set(states(done)) == {"table", "profile_table", "reference", "qc_table"}
     assert not {"norms.tsv", "affected.tsv"} & tables.names()
     assert done.steps[0].inputs.keys().isdisjoint({"clinical"})
 
@@ -175,7 +175,7 @@ def test_the_affected_side_comes_from_any_clinical_table(tables: Tables) -> None
     sides = ["n/a"] * 7 + ["left", "R"]
     write_tsv(tables.bids / "phenotype" / "clinic.tsv", {"participant_id": tables.ids, "bad_side": sides})
     done = tables.run("cohort: {affected: {side: bad_side}}\n")
-    assert set(states(done)) == {"table", "reference", "qc_table", "affected"}
+    assert set(states(done)) == {"table", "profile_table", "reference", "qc_table", "affected"}
     found = tables.table("affected").set_index("participant_id")["value"]
     assert found.to_dict() == pytest.approx({"sub-07": 0.43 / 0.33, "sub-08": 0.30 / 0.40})
 
