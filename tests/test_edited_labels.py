@@ -79,7 +79,7 @@ def test_edited_labels_go_before_the_drawn_ones_and_rerun_only_what_rests_on_the
     assert done.code == 0, done.out + done.err
     ran = {step for step, state in steps(cohort).items() if state == "run"}
     # The mask holds all labelled voxels, so it is made anew; it comes out the same, and nothing follows.
-    assert ran == {"transfer", "carve", "mask", "qc", "profile", "roi", "derived"}
+    assert ran == {"transfer", "carve", "mask", "qc", "profile", "roi", "derived", "pictures"}
     assert (cohort.out / "sub-01/dwi/sub-01_desc-segments_stats.tsv").read_text() != before
     record = json.loads((cohort.out / "logs" / "sub-01.json").read_text())
     assert f"{HOME}/{Path(DELIVERED).name}.nii.gz" in record["inputs"]
