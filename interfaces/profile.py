@@ -29,7 +29,7 @@ from somite.segments import METRICS, Label, Segment, Word, read_label_table
 ProfileMetric = Literal["fa", "md", "ad", "rd"]
 
 
-_OFF_NODE = 0.5
+_OFF_NODE = 1 / 3
 """Part of a step by which voxels at a node may lie off it on average where others touch the canal."""
 
 

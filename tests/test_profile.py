@@ -80,7 +80,7 @@ def test_positions_are_true_arc_lengths_from_the_canal(
     assert len(errors) == 8
     offsets = np.array([np.median(values) for values in errors.values()])
     within = [np.abs(np.array(v) - np.median(v)).max() for v in errors.values()]
-    assert np.median(within) < (0.5 if voxel < 2 else 0.7)  # along the nerve, where canal is left out too
+    assert np.median(within) < 0.5  # along the nerve
     assert np.abs(offsets).mean() < (0.25 if voxel < 2 else 0.45)  # where it begins
     assert abs(offsets.mean()) < 0.25
 
@@ -112,9 +112,10 @@ def expected_fa(snr: float) -> np.ndarray:
 
 
 def test_fa_along_a_root_without_noise_is_the_truth(tmp_path: Path) -> None:
-    found = np.nanmean(fa_along(tmp_path, "LAS", 1.5, 1, np.inf), axis=0)
+    found = fa_along(tmp_path, "LAS", 1.5, 1, np.inf)[:, 2:20]
     truth, _ = phantom_roots.profile(np.arange(21) * 1.5)
-    np.testing.assert_allclose(found[2:20], truth[2:20], atol=0.01)
+    assert np.isfinite(found).any(axis=0).all()
+    np.testing.assert_allclose(np.nanmean(found, axis=0), truth[2:20], atol=0.01)
 
 
 @pytest.mark.slow
