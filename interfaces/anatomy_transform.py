@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydantic import Field
 
+from somite import itk
 from somite.alignment import align
 from somite.body import body_mask, read_mask
 from somite.errors import DatasetError, Problem
 from somite.gradient_check import B0_MAX
-from somite.images import Grid, read_float
+from somite.images import read_float
 from somite.position import Aligned, Image
 from somite.registry import Bval, Context, Dwi, Mask, Scan, StepConfig, step
 from somite.selection import DISTORTION_LEFT, REGISTRATION_DOUBTFUL
 
-_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LEAST_OVERLAP = 0.6
 _LEAST_NATS = 0.1
 """Of mutual information. Noise in place of the anatomy reaches 0.01 to 0.04 by chance, the phantom's images
@@ -46,26 +45,6 @@ class Config(StepConfig):
     b0_max_s_per_mm2: float = Field(
         B0_MAX, ge=0, le=200, description="Volumes up to this b-value count as b=0, s/mm2"
     )
-
-
-def to_itk(found: Aligned) -> sitk.Transform:
-    """The ITK transform (LPS) of a registration: affine, or with a displacement the field on its grid."""
-    if found.displacement is None:
-        lps = _LPS @ found.transform @ _LPS
-        return sitk.AffineTransform(lps[:3, :3].ravel().tolist(), lps[:3, 3].tolist())
-    return field_transform(found.points(), found.grid)
-
-
-def field_transform(points: NDArray[np.float64], grid: Grid) -> sitk.Transform:
-    """The displacement field of world RAS points (x, y, z, 3), mm, to which the voxels of a grid go."""
-    here = np.moveaxis(np.indices(grid.shape), 0, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
-    shift = (points - here) * (-1.0, -1.0, 1.0)
-    field = sitk.GetImageFromArray(np.ascontiguousarray(shift.transpose(2, 1, 0, 3)), isVector=True)
-    lps = _LPS @ grid.affine
-    field.SetSpacing(grid.voxel_mm.tolist())
-    field.SetOrigin(lps[:3, 3].tolist())
-    field.SetDirection((lps[:3, :3] / grid.voxel_mm).ravel().tolist())
-    return sitk.DisplacementFieldTransform(field)
 
 
 def phase_axis(scan: Path | None, where: Path) -> int:
@@ -169,7 +148,8 @@ def run(
 
 def _written(found: Aligned, flags: list[str], context: Context) -> tuple[Path, Path]:
     transform, doubtful = (context.folder / name for name in ("anatomy_transform.h5", "anatomy_doubts.json"))
-    sitk.WriteTransform(to_itk(found), str(transform))
+    moved = found.displacement is not None
+    itk.write(itk.field(found.points(), found.grid) if moved else itk.affine(found.transform), transform)
     doubtful.write_text(json.dumps(flags) + "\n", encoding="utf-8")
     return transform, doubtful
 

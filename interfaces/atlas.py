@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-import SimpleITK as sitk
 from pydantic import Field
 
+from somite import itk
 from somite.body import read_mask
 from somite.errors import Problem
 from somite.images import read_float
-from somite.interfaces.anatomy_transform import field_transform
 from somite.position import Image
 from somite.registry import Context, Mask, StepConfig, step
 from somite.template import Warped, warp
@@ -55,7 +54,7 @@ def run(
     found = warp(subject, Image(template.reshape(template_grid.shape), template_grid), brain, iterations)
     _tell(found, config, atlas_template, context)
     made = context.folder / "atlas_transform.h5"
-    sitk.WriteTransform(field_transform(found.points, grid), str(made))
+    itk.write(itk.field(found.points, grid), made)
     return made
 
 

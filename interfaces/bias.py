@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -74,6 +73,8 @@ def n4_field(image: FloatArray, mask: Bool, shrink_factor: int = 3, levels: int 
 
     Source: Tustison et al., IEEE Trans Med Imaging 29 (2010) 1310 (N4), by SimpleITK.
     """
+    import SimpleITK as sitk
+
     fitted = mask & (image > 0)
     if not fitted.any():
         raise _not_estimated("no voxel of the mask has a signal at b=0")
@@ -97,6 +98,8 @@ def n4_field(image: FloatArray, mask: Bool, shrink_factor: int = 3, levels: int 
 @contextmanager
 def _on_one_thread() -> Iterator[None]:
     """ITK with one thread; its filters within filters heed the default of the process only."""
+    import SimpleITK as sitk
+
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from somite import images
+from somite import images, itk
 from somite.errors import DatasetError, Problem
 from somite.images import Grid
-from somite.interfaces.transfer import points_of, read_transform, transform_points
+from somite.interfaces.transfer import points_of
 from somite.registry import Context, Dwi, StepConfig, step
 
 PERCENT_FROM = 1.5
@@ -63,7 +63,7 @@ def run(
         data = data / np.float32(100)
     points = points_of(grid)
     if labels_transform is not None:
-        points = transform_points(read_transform(labels_transform), points)
+        points = itk.move(itk.read(labels_transform), points)
     values, inside = at_points(data, own, points)
     if not inside.any():
         raise DatasetError(

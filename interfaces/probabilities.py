@@ -8,10 +8,11 @@ from typing import Annotated
 
 import numpy as np
 
+from somite import itk
 from somite.body import read_mask
 from somite.images import grid_of, open_image, write
 from somite.interfaces.anatomy_transform import read_doubts
-from somite.interfaces.transfer import other_grid, points_of, read_transform, transform_points
+from somite.interfaces.transfer import other_grid, points_of
 from somite.label_sources.overlap import check_overlap
 from somite.label_sources.probseg import read_probabilities
 from somite.orientation import storage_change
@@ -62,7 +63,7 @@ def run(
     change = storage_change(found.grid, grid)
     given = transform or (anatomy_transform if change is None else None)
     if given is not None:
-        points = transform_points(read_transform(given), points_of(grid)).reshape(*grid.shape, 3)
+        points = itk.move(itk.read(given), points_of(grid)).reshape(*grid.shape, 3)
         volumes = np.moveaxis(found.data, 3, 0)
         moved = np.stack([sampled(Image(volume, found.grid), points) for volume in volumes], -1)
         context.infer("probabilities", "linear interpolation", f"through {given.name}")

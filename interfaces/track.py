@@ -12,12 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from dipy.core.sphere import Sphere
-from dipy.data import default_sphere, get_sphere
-from dipy.reconst.shm import real_sh_descoteaux
-from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
-from dipy.tracking.tracker import deterministic_tracking, probabilistic_tracking
-from dipy.tracking.utils import density_map, random_seeds_from_mask
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from scipy.ndimage import distance_transform_edt
@@ -110,6 +104,8 @@ def directions(tensor: NDArray[np.floating[Any]], inside: Inside, grid: Grid, sh
 
 def _half_sphere() -> Floats:
     """Unit vectors (n, 3), one of each opposite pair of dipy's sphere symmetric362."""
+    from dipy.data import get_sphere
+
     vertices = np.asarray(get_sphere(name="symmetric362").vertices, np.float64)
     positive = (vertices @ (0.9, 0.4, 0.17)) > 0
     return vertices[positive]
@@ -117,6 +113,9 @@ def _half_sphere() -> Floats:
 
 def _to_harmonics(vertices: Floats) -> Floats:
     """Matrix (45, n) from values at `vertices` (n, 3) to even harmonics up to the order 8."""
+    from dipy.core.sphere import Sphere
+    from dipy.reconst.shm import real_sh_descoteaux
+
     sphere = Sphere(xyz=vertices)
     basis, _, _ = real_sh_descoteaux(8, sphere.theta, sphere.phi, legacy=False)
     return np.asarray(np.linalg.pinv(basis), np.float64)
@@ -138,6 +137,11 @@ def track(seeds: Inside, tissue: Tissue, config: Config, threads: int = 1) -> li
 
     The same for any number of threads.
     """
+    from dipy.data import default_sphere
+    from dipy.tracking.stopping_criterion import BinaryStoppingCriterion
+    from dipy.tracking.tracker import deterministic_tracking, probabilistic_tracking
+    from dipy.tracking.utils import random_seeds_from_mask
+
     if not seeds.any():
         return []
     at = random_seeds_from_mask(
@@ -182,6 +186,8 @@ def passing(lines: Iterable[Floats], where: Inside, grid: Grid) -> list[bool]:
 
 def share_of_streamlines(lines: Sequence[Floats], grid: Grid) -> NDArray[np.float32]:
     """Part (x, y, z) of the streamlines that pass through each voxel, 0 to 1."""
+    from dipy.tracking.utils import density_map
+
     if not lines:
         return np.zeros(grid.shape, np.float32)
     return np.asarray(density_map(lines, grid.affine, grid.shape) / len(lines), np.float32)

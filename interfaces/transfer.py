@@ -6,12 +6,12 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from somite import itk
 from somite.body import read_mask
 from somite.errors import DatasetError, Problem
 from somite.images import Grid, grid_of, open_image, read_labels, write
@@ -23,7 +23,8 @@ from somite.segments import Label, Segment, label_table_text, read_label_table
 from somite.selection import CLIPPED, read_flags
 from somite.sides import check_sides
 
-_LPS = np.diag([-1.0, -1.0, 1.0])
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 
 class Config(StepConfig):
@@ -36,18 +37,6 @@ def points_of(grid: Grid) -> NDArray[np.float64]:
     return np.asarray((grid.affine[:3, :3] @ indices).T + grid.affine[:3, 3])
 
 
-def transform_points(transform: sitk.Transform, points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Where an ITK transform takes points (n, 3), both in world RAS mm; ITK itself counts in LPS."""
-    lps = points @ _LPS
-    if transform.IsLinear():
-        origin = np.array(transform.TransformPoint((0.0, 0.0, 0.0)))
-        columns = [np.array(transform.TransformPoint(tuple(axis))) - origin for axis in np.eye(3)]
-        moved = lps @ np.array(columns) + origin
-    else:
-        moved = np.array([transform.TransformPoint(tuple(point)) for point in lps.tolist()])
-    return np.asarray(moved @ _LPS)
-
-
 def nearest_labels(labels: NDArray[np.int32], grid: Grid, points: NDArray[np.float64]) -> NDArray[np.int32]:
     """Label (n,) of the voxel nearest to each point (n, 3) in world mm; 0 outside the label image."""
     inverse = np.linalg.inv(grid.affine)
@@ -57,40 +46,6 @@ def nearest_labels(labels: NDArray[np.int32], grid: Grid, points: NDArray[np.flo
     found = np.zeros(len(points), np.int32)
     found[inside] = labels[tuple(voxels[inside].T)]
     return found
-
-
-def read_transform(path: Path) -> sitk.Transform:
-    """An ITK transform (.txt, .tfm, .mat, .h5), or a displacement field image (.nii, .nii.gz).
-
-    Raises:
-        DatasetError: `TRANSFORM_UNREADABLE`.
-    """
-    try:
-        if path.name.endswith((".nii", ".nii.gz")):
-            field = sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
-            transform: sitk.Transform = sitk.DisplacementFieldTransform(field)
-        else:
-            transform = sitk.ReadTransform(str(path))
-        if transform.GetDimension() != 3:
-            raise ValueError(f"a transform in {transform.GetDimension()} dimensions")
-    except (RuntimeError, ValueError) as error:
-        raise DatasetError(
-            Problem(
-                "TRANSFORM_UNREADABLE",
-                "the transform of the labels cannot be read",
-                where=str(path),
-                found=_last_line(str(error)),
-                expected="an ITK transform in 3D that maps points of the diffusion series to points of the "
-                "label image (.txt, .tfm, .mat, .h5), or a displacement field (.nii.gz)",
-                do="write it with ANTs, ITK-SNAP or SimpleITK; FSL's matrices are of another kind",
-            )
-        ) from error
-    return transform
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "nothing"
 
 
 def read_labels_3d(path: Path) -> tuple[NDArray[np.int32], Grid]:
@@ -171,7 +126,7 @@ def move(labels: NDArray[np.int32], own: Grid, grid: Grid, transform: sitk.Trans
         grid: of the series.
         transform: points of the series to points of the labels.
     """
-    points = transform_points(transform, points_of(grid)).reshape(*grid.shape, 3)
+    points = itk.move(transform, points_of(grid)).reshape(*grid.shape, 3)
     # One layer of voxels around the grid, where the transform goes on as it does at the border: a field of
     # displacements is known on the grid only. A single slice tells no direction.
     margin = [(1, 1) if n > 1 else (0, 0) for n in grid.shape]
@@ -301,7 +256,7 @@ def _bring(
     what = "labels" if alone else f"labels of {path.name}"
     if transform is not None:
         context.infer(what, "nearest neighbour", f"through {transform.name}")
-        return move(values, own, grid, read_transform(transform))
+        return move(values, own, grid, itk.read(transform))
     change = storage_change(own, grid)
     if change is None:
         raise other_grid(path, own, grid)

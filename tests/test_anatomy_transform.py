@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from spine import Spine, spine
 
-from somite import images
+from somite import images, itk
 from somite.errors import DatasetError
 from somite.interfaces import anatomy_transform, transfer
 from somite.position import Aligned
@@ -148,7 +147,7 @@ def test_distortion_that_no_linear_transform_follows_is_told_and_flagged(tmp_pat
 def test_by_header_nothing_moves(tmp_path: Path) -> None:
     given = files(tmp_path, spine())
     path, context = run(tmp_path, given, method="header")
-    transform = transfer.read_transform(path)
+    transform = itk.read(path)
     assert transform.TransformPoint((1.0, 2.0, 3.0)) == (1.0, 2.0, 3.0)
     assert context.facts[0].value == "identity"
 
@@ -187,7 +186,7 @@ def test_a_field_goes_where_its_points_say(tmp_path: Path) -> None:
         np.moveaxis(np.indices(body.grid.shape), 0, -1) @ body.grid.affine[:3, :3].T + body.grid.affine[:3, 3]
     )
     there = here + rng.normal(0, 2, here.shape)
-    sitk.WriteTransform(anatomy_transform.field_transform(there, body.grid), str(tmp_path / "field.h5"))
-    read = transfer.read_transform(tmp_path / "field.h5")
+    itk.write(itk.field(there, body.grid), tmp_path / "field.h5")
+    read = itk.read(tmp_path / "field.h5")
     some = tuple(rng.integers(0, n, 50) for n in body.grid.shape)
-    np.testing.assert_allclose(transfer.transform_points(read, here[some]), there[some], atol=1e-4)
+    np.testing.assert_allclose(itk.move(read, here[some]), there[some], atol=1e-4)

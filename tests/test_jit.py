@@ -15,7 +15,7 @@ from somite import jit, sampling
 os.access = lambda *_: False  # a read-only disk
 jit.keep_in(Path(sys.argv[1]))
 sampling.sample(np.zeros((4, 4, 4), np.float32), np.zeros((1, 3), np.float32))
-stats = sampling._sample.stats
+stats = sampling._sample.machine.stats
 print(stats.cache_path, sum(stats.cache_hits.values()))
 """
 

@@ -20,7 +20,7 @@ from somite.gradients import Gradients, write_fsl
 from somite.images import Grid
 from somite.interfaces import pictures
 from somite.registry import Context
-from somite.report import album, plots, session_plots, style
+from somite.report import album, plots, session_pictures, session_plots, style
 from somite.report.album import SECTIONS, Picture
 from somite.segments import Label, Segment, label_table_text
 
@@ -202,9 +202,9 @@ def test_a_field_has_its_unit(tmp_path: Path) -> None:
     index = made.index()
     assert index["susceptibility-after"]["pair"] == "susceptibility-before"
     assert index["susceptibility-field"]["files"] == ["susceptibility-field.png"]
-    assert pictures.unit_of_field(made.given["scan"]) == "Hz"
+    assert session_pictures.unit_of_field(made.given["scan"]) == "Hz"
     made.given["scan"].write_text(json.dumps({"volumes": [{"total_readout_time_s": None}]}))
-    assert pictures.unit_of_field(made.given["scan"]) == "voxels of displacement"
+    assert session_pictures.unit_of_field(made.given["scan"]) == "voxels of displacement"
 
 
 @pytest.mark.parametrize("shape", [(20, 16, 1), (1, 16, 8), (20, 1, 8)])

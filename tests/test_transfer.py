@@ -11,11 +11,10 @@ import pytest
 import SimpleITK as sitk
 from scipy.spatial.transform import Rotation
 
-from somite import images
+from somite import images, itk
 from somite.errors import DatasetError
 from somite.images import Grid
 from somite.interfaces import transfer
-from somite.interfaces.anatomy_transform import field_transform
 from somite.registry import Context
 
 LPS = np.diag([-1.0, -1, 1, 1])
@@ -245,7 +244,7 @@ def test_labels_that_go_on_beyond_the_series_are_flagged(tmp_path: Path, files, 
     move = write_affine(tmp_path / "move.tfm", MOVE)
     if by_field:
         here = points(DWI)
-        field = field_transform(here @ MOVE[:3, :3].T + MOVE[:3, 3], DWI)
+        field = itk.field(here @ MOVE[:3, :3].T + MOVE[:3, 3], DWI)
         move = tmp_path / "field.h5"
         sitk.WriteTransform(field, str(move))
     _, context = run(tmp_path, **files, labels_transform=move)
@@ -289,7 +288,7 @@ def test_several_images_come_by_ways_of_their_own_and_keep_apart(tmp_path: Path)
         (ball, ANATOMY),
         routes=[transfer.Route(), transfer.Route({2: 3}, transform=1)],
     )
-    alone = transfer.move(ball, ANATOMY, DWI, transfer.read_transform(tmp_path / "m.tfm")).values
+    alone = transfer.move(ball, ANATOMY, DWI, itk.read(tmp_path / "m.tfm")).values
     assert np.array_equal(found == 3, alone == 2) and (alone == 2).sum() > 10
     assert np.array_equal(found == 1, plain == 1) and found[0, 0, 0] not in (0, 1, 2, 3)
 

@@ -17,7 +17,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 
 from somite.images import Grid
@@ -151,6 +150,8 @@ def _climb(
             slopes.append((spline.gathered(on_grid) - weight * stiff).ravel())
             cost_beside += weight * bent
         return cost_beside - information, -np.concatenate(slopes)
+
+    from scipy.optimize import minimize
 
     start = np.zeros(n_linear + (int(np.prod(spline.shape)) if spline else 0))
     best = minimize(

@@ -9,10 +9,6 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from dipy.io.streamline import load_tractogram
-from dipy.stats.analysis import afq_profile, gaussian_weights
-from dipy.tracking.streamline import orient_by_streamline, values_from_volume
-from dipy.tracking.streamlinespeed import set_number_of_points
 from nibabel.streamlines.array_sequence import ArraySequence as Streamlines
 from nibabel.streamlines.header import Field
 from nibabel.streamlines.tractogram import Tractogram
@@ -57,6 +53,8 @@ def read_bundles(path: Path, reference: Path) -> Bundles:
         if path.suffix in (".trk", ".tck"):
             tractogram = nib.streamlines.load(path).tractogram
         else:
+            from dipy.io.streamline import load_tractogram
+
             tractogram = load_tractogram(str(path), str(reference), bbox_valid_check=False)
             tractogram.to_rasmm()
             tractogram.to_center()
@@ -110,6 +108,10 @@ def bundle_profile(
         affine: of the map.
         nodes: number of nodes.
     """
+    from dipy.stats.analysis import afq_profile
+    from dipy.tracking.streamline import orient_by_streamline, values_from_volume
+    from dipy.tracking.streamlinespeed import set_number_of_points
+
     volume = np.asarray(data, np.float64)
     guide = core.points[np.linspace(0, len(core.points) - 1, nodes).astype(int)].astype(np.float32)
     bundle = orient_by_streamline(Streamlines([line.astype(np.float32) for line in lines]), guide)
@@ -126,6 +128,8 @@ def bundle_profile(
 
 def _weights(bundle: Streamlines, nodes: int) -> tuple[Floats, BundleWeighting]:
     """Weights (n streamlines, nodes) of dipy; equal where the streamlines of a node have no covariance."""
+    from dipy.stats.analysis import gaussian_weights
+
     n = len(bundle)
     if n > 4:
         try:

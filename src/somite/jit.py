@@ -5,14 +5,41 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property, update_wrapper
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar, cast
-
-import numba
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_KERNELS: list[Any] = []
+_KERNELS: list[Kernel] = []
+
+
+class Kernel:
+    """A function that is compiled at its first call; only then is numba loaded."""
+
+    def __init__(self, function: FunctionType) -> None:
+        self.function = function
+        update_wrapper(self, function)
+        _KERNELS.append(self)
+
+    def __call__(self, *values: Any) -> Any:
+        """As the function that was written."""
+        return self.machine(*values)
+
+    @cached_property
+    def machine(self) -> Any:
+        """What numba made of it and of the kernels that it calls."""
+        import numba
+
+        function = self.function
+        called = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+        known = {name: kernel.machine for name, kernel in called.items() if isinstance(kernel, Kernel)}
+        own = FunctionType(function.__code__, function.__globals__ | known, function.__name__)
+        fast = {"reassoc", "contract", "nsz", "arcp"}
+        made = numba.njit(nogil=True, error_model="numpy", fastmath=fast)(update_wrapper(own, function))
+        _keep(made)
+        return made
 
 
 def compiled(function: F) -> F:
@@ -23,12 +50,7 @@ def compiled(function: F) -> F:
     with addition in one rounding, the same way at every run on one processor; NaN and infinity keep their
     meaning.
     """
-    kernel = numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"})(
-        function
-    )
-    _keep(kernel)
-    _KERNELS.append(kernel)
-    return cast(F, kernel)
+    return cast(F, Kernel(cast(FunctionType, function)))
 
 
 def keep_in(folder: Path) -> None:
@@ -36,9 +58,12 @@ def keep_in(folder: Path) -> None:
     if "NUMBA_CACHE_DIR" in os.environ or os.access(Path(__file__).parent, os.W_OK):
         return
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
+    import numba
+
     numba.core.config.reload_config()
     for kernel in _KERNELS:
-        _keep(kernel)
+        if "machine" in vars(kernel):
+            _keep(kernel.machine)
 
 
 def _keep(kernel: Any) -> None:

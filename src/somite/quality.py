@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 from somite.gradients import Gradients
 from somite.registration import Region, about, displacement_mm
@@ -75,7 +75,7 @@ def repeated_snr(mean: Float, deviation: Float, n: int) -> float:
     The deviation of few volumes is mostly too small: n (2, 3) give 0.67 (0.83) of it in the median. That is
     taken off, for normal noise.
     """
-    return median_ratio(mean, deviation) * float(np.sqrt(chi2.median(n - 1) / (n - 1)))
+    return median_ratio(mean, deviation) * float(np.sqrt(chdtri(n - 1, 0.5) / (n - 1)))
 
 
 def predicted_deviation(tensor: Float, s0: Float, gradients: Gradients, volumes: Volumes) -> Float:

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter
-from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
@@ -279,6 +278,8 @@ def align_by_information(fixed: Volume, moving: Volume, region: Region, fwhm_mm:
         gradient = np.array([(by_matrix * change).sum() for change in _changes(parameters, region)])
         penalty = float(parameters @ parameters) * precision / 2
         return penalty - information, precision * parameters - gradient
+
+    from scipy.optimize import minimize
 
     start = np.zeros(len(region.free))
     found = minimize(cost, start, (), "BFGS", jac=True, options={"gtol": 1e-4, "maxiter": 50})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from somite import itk
 from somite.bids import IMAGE_EXTENSIONS, File, Name, stem
 from somite.dataset.anatomy import find_anatomy
 from somite.dataset.atlases import GivenAtlas
@@ -30,7 +31,6 @@ from somite.dataset.series import check_access, read_header
 from somite.dataset.sessions import LabelImage, Series, listing
 from somite.errors import DatasetError, Problem
 from somite.images import Grid
-from somite.interfaces.transfer import read_transform
 from somite.label_sources.combining import combined, renumber
 from somite.orientation import describe_grid, storage_change
 from somite.registry import Fact
@@ -215,7 +215,7 @@ def find_transform(image: File, search: Search) -> Found:
     try:
         check_access(best[0].path, "the transform")
         if not best[0].name.is_image:  # a displacement field is as large as a scan: `transfer` reads it
-            read_transform(best[0].path)
+            itk.read(best[0].path)
     except DatasetError as error:
         return Found(problems=error.problems)
     return Found(best[0].path)
