@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from somite import progress, record, resources, resources_table
+from somite.analysis.model import AnalysisConfig, Cohort
 from somite.dataset.sessions import Session
 from somite.errors import DatasetError, Problem, ResourceError
 from somite.record import Record
@@ -25,42 +27,59 @@ def limits(cores: int | None, memory_gb: float | None) -> Limits:
 
 def run_participants(
     place: Place, may_use: Limits, *, stop_on_first_failure: bool = False
-) -> tuple[list[Record], Written]:
+) -> tuple[list[Record], list[Problem]]:
     """Run every session of the plan, and write the page of each when it has ended.
 
-    Returns the records of those that were started or stopped by the plan, and what became of the pages.
+    Returns the records of those that were started or stopped by the plan, and warnings of their pages.
 
     Raises:
         GraphError, ToolError: as `graph.join`, before anything runs.
     """
-    pages = Written()
     stopped = record_stopped(place)
-    for item in stopped:
-        writing.write_session(place.out_dir, item.label, pages)
     if stopped and stop_on_first_failure:
-        return stopped, pages
+        return stopped, _pages_of(place, stopped)
     units = list(participant.units(place).values())
     record.write_roll(place.out_dir, {unit.label: unit.recipe for unit in units})
+    with_page: dict[str, Sequence[Problem]] = {}
     with pool.interruptible(), progress.view(len(units)) as tell:
 
         def listen(told: pool.Told) -> None:
             tell(told)
-            if isinstance(told.what, Record):
-                writing.write_session(place.out_dir, told.label, pages)
+            if isinstance(told.what, pool.After):
+                with_page[told.label] = told.what.problems
 
-        ran = pool.run(units, may_use, listen, stop_on_first_failure=stop_on_first_failure)
-    return stopped + ran, pages
+        ran = pool.run(
+            units, may_use, listen, stop_on_first_failure=stop_on_first_failure, then=writing.page_of
+        )
+    problems = [problem for found in with_page.values() for problem in found]
+    without = [item for item in stopped + ran if item.label not in with_page]
+    return stopped + ran, problems + _pages_of(place, without)
 
 
-def write_pages(place: Place, pages: Written) -> None:
-    """Write the methods and the page of the cohort, with what there is. Never raises."""
-    pages.problems += cohort_groups.write(
-        place.out_dir, place.plan.bids_dir, place.settings.cohort, place.settings.analyses
+def _pages_of(place: Place, records: Sequence[Record]) -> list[Problem]:
+    """Write the pages of sessions that had no process to do so, or were killed in it."""
+    labels = [item.label for item in records]
+    return pool.apart(writing.pages_of, place.out_dir, labels) if labels else []
+
+
+def write_pages(place: Place) -> list[Problem]:
+    """Write the methods and the page of the cohort, with what there is; returns warnings. Never raises."""
+    settings = place.settings
+    problems: list[Problem] = pool.apart(
+        _write_pages, place.out_dir, place.plan.bids_dir, settings.cohort, settings.analyses
     )
-    records = record.read_all(place.out_dir)
-    told = writing.write_methods(place.out_dir, records, pages)
-    writing.remove_gone(place.out_dir, records, pages)
-    writing.write_cohort(place.out_dir, records, told, pages)
+    return problems
+
+
+def _write_pages(
+    out_dir: Path, bids_dir: Path, cohort: Cohort, analyses: Mapping[str, AnalysisConfig]
+) -> list[Problem]:
+    pages = Written(problems=cohort_groups.write(out_dir, bids_dir, cohort, analyses))
+    records = record.read_all(out_dir)
+    told = writing.write_methods(out_dir, records, pages)
+    writing.remove_gone(out_dir, records, pages)
+    writing.write_cohort(out_dir, records, told, pages)
+    return pages.problems
 
 
 def record_stopped(place: Place) -> list[Record]:

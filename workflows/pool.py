@@ -16,6 +16,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -39,11 +40,22 @@ BASE_GB = 0.4
 
 
 @dataclass(frozen=True)
+class After:
+    """What was made of a session after its record was written, in its own process."""
+
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
 class Told:
     """What a session tells while it runs."""
 
     label: str
-    what: Event | Owner | Record
+    what: Event | Owner | Record | After
+
+
+Then = Callable[[Path, str], Sequence[Problem]]
+"""Output folder, label -> what went wrong with what is made after the record of a session was written."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,11 @@ def run(
     tell: Callable[[Told], None],
     *,
     stop_on_first_failure: bool = False,
+    then: Then | None = None,
 ) -> list[Record]:
     """Run sessions, as many at once as fit; returns their records in the order of `units`.
 
+    `then` is called in the process of each session that wrote its own record, and tells `After`.
     A session that needs more memory than the run may use at all is not started: its record says so. On
     KeyboardInterrupt, or SIGTERM turned into it, every process is ended before it is raised again.
     """
@@ -87,7 +101,7 @@ def run(
     try:
         while waiting or running:
             while (index := _next(waiting, running.values(), limits, threads)) is not None:
-                job = _start(waiting.pop(index), threads)
+                job = _start(waiting.pop(index), threads, then)
                 running[job.connection] = job
             for connection in wait(list(running)):
                 assert isinstance(connection, Connection)
@@ -154,10 +168,10 @@ def _next(waiting: Sequence[Unit], running: Iterable[_Running], limits: Limits, 
     return next((i for i, unit in enumerate(waiting) if need_gb(unit) <= free_gb), None)
 
 
-def _start(unit: Unit, threads: int) -> _Running:
+def _start(unit: Unit, threads: int, then: Then | None) -> _Running:
     context = multiprocessing.get_context("forkserver")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_guard, args=(unit, threads, there), name=unit.label)
+    process = context.Process(target=_guard, args=(unit, threads, then, there), name=unit.label)
     with _no_interrupt():
         process.start()
     there.close()
@@ -187,7 +201,7 @@ def _end(running: Iterable[_Running]) -> None:
             job.process.join()
 
 
-def _guard(unit: Unit, threads: int, connection: Connection) -> None:
+def _guard(unit: Unit, threads: int, then: Then | None, connection: Connection) -> None:
     """Fork the session's process and wait for its end, or for the end of the process that asked for it."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -199,7 +213,7 @@ def _guard(unit: Unit, threads: int, connection: Connection) -> None:
         try:
             os.setpgid(0, 0)
             die_with_parent()
-            _work(unit, threads, connection)
+            _work(unit, threads, then, connection)
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -268,7 +282,7 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _work(unit: Unit, threads: int, connection: Connection) -> None:
+def _work(unit: Unit, threads: int, then: Then | None, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resources.set_threads(threads)
@@ -280,12 +294,18 @@ def _work(unit: Unit, threads: int, connection: Connection) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO, force=True)
-        connection.send(
-            session.run(
-                unit, listen=lambda event: connection.send(event), on_wait=lambda o: connection.send(o)
-            )
-        )
+        ended = session.run(unit, listen=connection.send, on_wait=connection.send)
+        if then is not None:
+            connection.send(After(tuple(then(unit.out_dir, unit.label))))
+        connection.send(ended)
     connection.close()
+
+
+def apart(call: Callable[..., Any], *values: Any) -> Any:
+    """What a call returns, made in a process forked from the server: its memory goes with it."""
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(call, *values).result()
 
 
 def _killed(unit: Unit, exit_code: int | None, step: str) -> Record:

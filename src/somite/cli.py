@@ -135,7 +135,6 @@ def _run(options: argparse.Namespace) -> int:
     server.start()
     from somite import show
     from somite.derivatives import write_dataset_files
-    from somite.report.writing import Written
     from somite.review import verdicts
     from somite.workflows import cohort, group, participant, pool
 
@@ -161,16 +160,14 @@ def _run(options: argparse.Namespace) -> int:
         )
         records += ran
         if not options.only:  # an element of an array leaves what is of the cohort to the group level
-            cohort.write_pages(place, pages)
-        _say_problems(pages.problems)
+            pages += cohort.write_pages(place)
+        _say_problems(pages)
     if "group" in options.levels:
         if options.participant_label or options.session_label or options.only:
             sys.stderr.write("warning: the tables hold only the participants and sessions asked for\n")
         members, made = cohort.run_group(place, may_use)
         records += made
-        pages = Written()
-        cohort.write_pages(place, pages)
-        _say_problems(pages.problems)
+        _say_problems(cohort.write_pages(place))
         lines = show.cohort(place, members, made)
     else:
         members = group.members(place)

@@ -42,6 +42,19 @@ def write_all(out_dir: Path) -> Written:
     return written
 
 
+def page_of(out_dir: Path, label: str) -> list[Problem]:
+    """Write the page of a session; returns warnings. Never raises."""
+    return pages_of(out_dir, [label])
+
+
+def pages_of(out_dir: Path, labels: Iterable[str]) -> list[Problem]:
+    """Write the pages of sessions; returns warnings. Never raises."""
+    written = Written()
+    for label in labels:
+        write_session(out_dir, label, written)
+    return written.problems
+
+
 def write_session(out_dir: Path, label: str, written: Written) -> None:
     """Write the page of a session from its record on disk, which may be newer than that of this run.
 
