@@ -87,12 +87,22 @@ class HashCache:
 
 
 @cache
+def _folders(package: str) -> tuple[Path, ...]:
+    spec = importlib.util.find_spec(package)
+    found = spec.submodule_search_locations if spec is not None else None
+    return tuple(Path(folder) for folder in found or ())
+
+
+@cache
 def _module_file(name: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin and spec.origin.endswith(".py") else None
+    """The source of a module of a package, found without importing anything on the way."""
+    package, *parts = name.split(".")
+    for folder in _folders(package):
+        at = folder.joinpath(*parts)
+        for file in (at / "__init__.py", at.with_name(at.name + ".py")):
+            if file.is_file():
+                return file
+    return None
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -179,7 +189,7 @@ def libraries(module: str) -> dict[str, str]:
 
 def forget_code() -> None:
     """Read modules anew: for tests that edit a step."""
-    for cached in (_module_file, _read_module, _closure, code, libraries):
+    for cached in (_folders, _module_file, _read_module, _closure, code, libraries):
         cached.cache_clear()
 
 
