@@ -13,7 +13,7 @@ import pandas as pd
 from long_tables import write_parquet, write_tsv
 from pages import step_record
 
-from somite import record
+from somite import record, roll
 from somite.configs import reader
 from somite.dataset.sessions import Plan
 from somite.errors import Problem
@@ -113,7 +113,7 @@ def make(root: Path, patients: int, controls: int, *, failed: int = 2, yaml: str
                 quality[column].append(text)
     write_tsv(out / "group" / "qc_wide.tsv", quality)
     write_parquet(out / "group" / "segments.parquet", rows[~rows["participant_id"].isin(people[-failed:])])
-    record.write_roll(out, dict.fromkeys([*people, "sub-stopped"], "r"))
+    roll.add(out, dict.fromkeys([*people, "sub-stopped"], "r"))
     (root / "my.yaml").write_text(yaml)
     settings = reader.read(root / "my.yaml", discover())
     (out / "code").mkdir()

@@ -17,7 +17,7 @@ import skeleton
 from cohort import call
 from fakes import put, put_fsl, put_script
 
-from somite import arguments, cli, record
+from somite import arguments, cli, record, roll
 from somite.configs import reader
 from somite.configs.cluster import Cluster
 from somite.errors import ConfigError, Problem
@@ -80,7 +80,7 @@ def script_log(root: Path, job: str, text: str = "", status: int | None = 1, beg
 
 
 def write_record(root: Path, label: str, verdict: str = "done", **more: object) -> Record:
-    made = Record(label, label, "", "", verdict, recipe=record.read_roll(root / "out").get(label, ""), **more)
+    made = Record(label, label, "", "", verdict, recipe=roll.read(root / "out").get(label, ""), **more)
     record.write(made, root / "out")
     return made
 
@@ -250,11 +250,11 @@ def test_the_section_has_its_mistakes_named(tmp_path: Path) -> None:
 
 def test_no_result_depends_on_the_section(dataset: Path, fake: Path) -> None:
     submit()
-    before = record.read_roll(dataset / "out")
+    before = roll.read(dataset / "out")
     (dataset / "cfg.yaml").write_text("extends: default\ncluster: {memory_gb: 8, partition: long}\n")
     jobs_over(fake)
     submit()
-    assert record.read_roll(dataset / "out") == before
+    assert roll.read(dataset / "out") == before
 
 
 # What is sent
@@ -426,7 +426,7 @@ def test_a_list_of_commands_needs_no_slurm_and_each_command_is_one_of_ours(
     assert reader.read(str(options.config), discover()).digest() == asked.digest()
     group = parser.parse_args(shlex.split(told.err.splitlines()[-1])[3:])
     assert group.levels == ["group"]
-    assert set(record.read_roll(dataset / "out")) == {f"sub-0{i}" for i in (1, 2, 3, 4, 5)}
+    assert set(roll.read(dataset / "out")) == {f"sub-0{i}" for i in (1, 2, 3, 4, 5)}
 
 
 def test_a_container_sees_input_and_output_and_nothing_else(
@@ -626,7 +626,7 @@ def test_ten_thousand_sessions_are_told_from_few_files(tmp_path: Path) -> None:
         Submission("s", "2020-01-01T00:00:00+00:00", str(tmp_path), [Array(7, [[x] for x in labels], 1, 1)]),
         out,
     )
-    record.write_roll(out, dict.fromkeys(labels, "r"))
+    roll.add(out, dict.fromkeys(labels, "r"))
     done = call([sys.executable, "-m", "somite", "status", str(out)], PATH="/nowhere")
     assert done.out.splitlines()[-1] == "sessions: 0 done, 10000 queued, 0 not"
 

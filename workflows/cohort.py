@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from somite import progress, record, resources, resources_table
+from somite import progress, record, resources, resources_table, roll
 from somite.analysis.model import AnalysisConfig, Cohort
 from somite.dataset.sessions import Session
 from somite.errors import DatasetError, Problem, ResourceError
@@ -39,7 +39,7 @@ def run_participants(
     if stopped and stop_on_first_failure:
         return stopped, _pages_of(place, stopped)
     units = list(participant.units(place).values())
-    record.write_roll(place.out_dir, {unit.label: unit.recipe for unit in units})
+    roll.add(place.out_dir, {unit.label: unit.recipe for unit in units})
     with_page: dict[str, Sequence[Problem]] = {}
     with pool.interruptible(), progress.view(len(units)) as tell:
 
@@ -150,6 +150,7 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], list[Record]
     """
     cohort = group.members(place)
     group.write_status(place.out_dir, cohort)
+    roll.merge(place.out_dir)
     resources_table.write(place.out_dir, [member.last for member in cohort if member.last is not None])
     if not any(member.verdict == "done" for member in cohort):
         raise DatasetError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from somite import containers, ending, record, standing, submissions
+from somite import containers, ending, roll, standing, submissions
 from somite.analysis import clinical
 from somite.configs.cluster import Cluster
 from somite.derivatives import write_dataset_files
@@ -260,7 +260,7 @@ def write(sending: Sending) -> None:
     for name, text in files(sending).items():
         write_atomically(sending.folder / name, text)
     submissions.folder(place.out_dir).mkdir(parents=True, exist_ok=True)
-    record.write_roll(place.out_dir, {label: sending.units[label].recipe for label in sending.labels})
+    roll.add(place.out_dir, {label: sending.units[label].recipe for label in sending.labels})
     cohort.record_stopped(place)
 
 

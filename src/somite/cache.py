@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from somite import record
+from somite import record, roll
 from somite.lease import Lease, Owner, read_owner
 
 DAY_S = 86_400.0
@@ -83,11 +83,11 @@ def unused_by(out_dir: Path) -> Callable[[str, Entry], bool]:
         path = record.path_of(out_dir, label)
         last = record.read(path)
         if last is None:
-            return label not in roll
+            return label not in expected
         kept = {step.entry for step in (*last.steps, *last.before)}
         return entry.path.name not in kept and entry.used_at < path.stat().st_mtime
 
-    roll = record.read_roll(out_dir)
+    expected = roll.read(out_dir)
     return is_unused
 
 

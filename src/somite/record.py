@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -153,25 +153,6 @@ def read_group(out_dir: Path) -> list[Record]:
     """The record of the tables of the cohort, if there is one, then that of every analysis, by name."""
     paths = [path_of(out_dir, GROUP), *sorted((out_dir / "logs").glob(f"{ANALYSIS}*.json"))]
     return [found for found in map(read, paths) if found is not None]
-
-
-def write_roll(out_dir: Path, recipes: Mapping[str, str]) -> Path:
-    """Keep which sessions a run is about to do, and by which recipe, beside those of earlier runs.
-
-    What is there already is not written again: elements of a cluster, whose sessions `submit` wrote down
-    together, do not take each other's away.
-    """
-    known, path = read_roll(out_dir), out_dir / "logs" / "sessions.json"
-    roll = {**known, **recipes}
-    return path if roll == known else write_atomically(path, json.dumps(roll, indent=1) + "\n")
-
-
-def read_roll(out_dir: Path) -> dict[str, str]:
-    """Session -> recipe of the last run that was to do it."""
-    try:
-        return dict(json.loads((out_dir / "logs" / "sessions.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
 
 
 def tally(records: Iterable[Record]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from somite import ending, record, submissions
+from somite import ending, record, roll, submissions
 from somite.ending import Log
 from somite.errors import Problem, in_one_line
 from somite.record import Record
@@ -78,13 +78,13 @@ def look(out_dir: Path) -> Cluster:
 
 def of_sessions(cluster: Cluster, records: Mapping[str, Record]) -> dict[str, Standing]:
     """Label -> how it stands, of every session that has a record or was to be run."""
-    roll = record.read_roll(cluster.out_dir)
+    expected = roll.read(cluster.out_dir)
     given = submissions.attempts(cluster.submissions)
     found = {}
-    for label in sorted({*records, *roll, *given}):
+    for label in sorted({*records, *expected, *given}):
         item, attempt = records.get(label), given.get(label)
         standing = None if attempt is None else _on_cluster(label, attempt, item, cluster)
-        found[label] = standing or _by_record(item, roll.get(label))
+        found[label] = standing or _by_record(item, expected.get(label))
     return found
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from somite import record
+from somite import roll
 from somite.files import write_atomically
 from somite.record import Record
 from somite.report import session_page, session_tables
@@ -99,16 +99,16 @@ def _plain(text: str | None) -> str:
 def members(out_dir: Path, records: Sequence[Record], groups: Groups) -> list[Member]:
     """Every session that has a record, was to be done, or stands in the status of the group level."""
     by_label = {item.label: item for item in records}
-    roll = record.read_roll(out_dir)
+    expected = roll.read(out_dir)
     status = _status(out_dir)
     found = []
-    for label in sorted({*by_label, *roll, *status}):
+    for label in sorted({*by_label, *expected, *status}):
         last, row = by_label.get(label), status.get(label, {})
         parts = dict(part.split("-", 1) for part in label.split("_") if "-" in part)
         session = last.session_id if last else _plain(row.get("session_id"))
         participant = last.participant_id if last else f"sub-{parts.get('sub', label)}"
         run = last.run if last else _plain(row.get("run"))
-        verdict, reason = _stands(last, roll.get(label), row)
+        verdict, reason = _stands(last, expected.get(label), row)
         quality = () if last is None else session_tables.read(
             session_page.delivered(out_dir, last, "_desc-qc_stats.tsv")).rows  # fmt: skip
         group = groups.group(participant, _plain(session), _plain(run))

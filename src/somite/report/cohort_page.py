@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from somite import fingerprint, record
+from somite import fingerprint, record, roll
 from somite.record import Record
 from somite.report import picture_files
 from somite.report.methods import Told
@@ -53,7 +53,7 @@ def _made_from(out_dir: Path, records: Sequence[Record]) -> str:
     for item in (*records, *record.read_group(out_dir)):
         digest.update(json.dumps(_lasting(item), sort_keys=True).encode())
         digest.update(str((out_dir / f"{item.label}.html").is_file()).encode())
-    digest.update(json.dumps(record.read_roll(out_dir), sort_keys=True).encode())
+    digest.update(json.dumps(roll.read(out_dir), sort_keys=True).encode())
     digest.update(json.dumps(checksums(out_dir) | _sizes(out_dir), sort_keys=True).encode())
     return digest.hexdigest()
 
