@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -111,12 +111,12 @@ def check_disk(place: Place, may_use: Limits) -> list[Problem]:
     return found
 
 
-def read_measured(place: Place, units: Sequence[Unit], others: int = 20) -> list[Record]:
+def read_measured(place: Place, units: Sequence[Unit], others: int = 20) -> Iterator[Record]:
     """The records of these sessions, and of some others of the output: one element of an array reads few."""
     own = [record.path_of(place.out_dir, unit.label) for unit in units]
     every = sorted((place.out_dir / "logs").glob("sub-*.json"))
     paths = dict.fromkeys([*own, *every[:others]])
-    return [item for item in map(record.read, paths) if item is not None]
+    return (item for item in map(record.read, paths) if item is not None)
 
 
 def _stopped(session: Session, place: Place) -> Record:
@@ -163,13 +163,20 @@ def run_group(place: Place, may_use: Limits) -> tuple[list[Member], list[Record]
                 do="run the participant level first; group/status.tsv says how each session stands",
             )
         )
-    with pool.interruptible(), progress.view(1) as tell:
-        (table,) = pool.run([group.unit(place, cohort)], may_use, tell)
-    if table.verdict != "done":
-        return cohort, [table]
-    analyses.forget(place)
-    units = analyses.units(place, cohort)
-    if not units:
-        return cohort, [table]
+    made = _run_units([group.unit(place, cohort)], may_use)
+    if made[0].verdict == "done":
+        analyses.forget(place)
+        made += _run_units(analyses.units(place, cohort), may_use)
+    return cohort, made
+
+
+def _run_units(units: Sequence[Unit], may_use: Limits) -> list[Record]:
+    """Run what is not a session; returns the records, whole."""
     with pool.interruptible(), progress.view(len(units)) as tell:
-        return cohort, [table, *pool.run(units, may_use, tell)]
+        ran = pool.run(units, may_use, tell) if units else []
+    return [_whole(item, units[0].out_dir) for item in ran]
+
+
+def _whole(brief: Record, out_dir: Path) -> Record:
+    """The record of which this is told in brief; one that failed may not have been written."""
+    return brief if brief.verdict == "failed" else record.read(record.path_of(out_dir, brief.label)) or brief

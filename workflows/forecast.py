@@ -70,21 +70,21 @@ def needs(units: Iterable[Unit], records: Iterable[Record]) -> list[Need]:
         units: the sessions of the plan.
         records: of this output, whichever there are.
     """
-    known = {item.label: item for item in records if item.verdict == "done" and item.steps}
-    by_recipe: dict[str, list[Record]] = {}
-    for item in known.values():
+    units = list(units)
+    by_label = {unit.label: unit for unit in units}
+    own: dict[str, Need] = {}
+    by_recipe: dict[str, list[tuple[Need, float]]] = {}
+    for item in records:  # one at a time: those of a cohort are large together
+        if item.verdict != "done" or not item.steps:
+            continue
+        measured, unit = _measured(item), by_label.get(item.label)
+        if unit is not None and item.recipe == unit.recipe:
+            memory_gb = max(need_gb(unit), measured.memory_gb)
+            own[item.label] = replace(measured, memory_gb=memory_gb, done=_is_done(item, unit))
         if item.dwi_gb > 0:
-            by_recipe.setdefault(item.recipe, []).append(item)
-    middle = {recipe: _middle(items) for recipe, items in by_recipe.items()}
-    found = []
-    for unit in units:
-        own = known.get(unit.label)
-        if own is not None and own.recipe == unit.recipe:
-            memory_gb = max(need_gb(unit), own.peak_mb / 1e3)
-            found.append(replace(_measured(own), memory_gb=memory_gb, done=_is_done(own, unit)))
-        else:
-            found.append(_expected(unit, middle.get(unit.recipe)))
-    return found
+            by_recipe.setdefault(item.recipe, []).append((measured, item.dwi_gb))
+    middle = {recipe: _middle(each) for recipe, each in by_recipe.items()}
+    return [own.get(unit.label) or _expected(unit, middle.get(unit.recipe)) for unit in units]
 
 
 def _is_done(own: Record, unit: Unit) -> bool:
@@ -104,9 +104,8 @@ def _measured(item: Record) -> Need:
     )
 
 
-def _middle(items: Sequence[Record]) -> Need:
-    """The middle of measured sessions, for each GB of series."""
-    each = [(_measured(item), item.dwi_gb) for item in items]
+def _middle(each: Sequence[tuple[Need, float]]) -> Need:
+    """The middle of measured sessions with the size of their series in GB, for each GB."""
     return Need(
         "",
         core_s=median(need.core_s / gb for need, gb in each),

@@ -114,6 +114,9 @@ class Member:
     `excluded`: done, and left out by the verdict of a rater."""
     reason: str
     last: Record | None
+    """In brief."""
+    gathered: tuple[str, ...] = ()
+    """Its files that the tables are made of, relative to the output."""
 
     @property
     def is_finished(self) -> bool:
@@ -161,10 +164,15 @@ def members(place: Place) -> list[Member]:
                 *key,
                 verdict,
                 reason,
-                last,
+                None if last is None else last.brief,
+                () if last is None else _gathered(last),
             )
         )
     return found
+
+
+def _gathered(last: Record) -> tuple[str, ...]:
+    return tuple(item.path for item in last.outputs if item.path.endswith(tuple(GATHERED.values())))
 
 
 def _judge(last: Record | None, unit: Unit | None, errors: Sequence[Problem]) -> tuple[str, str]:
@@ -200,12 +208,7 @@ def unit(place: Place, cohort: Sequence[Member]) -> Unit:
         GraphError: as `graph.join`.
         DatasetError: as `_clinical`.
     """
-    delivered = [
-        item.path
-        for member in cohort
-        if member.verdict == "done" and member.last is not None
-        for item in member.last.outputs
-    ]
+    delivered = [path for member in cohort if member.verdict == "done" for path in member.gathered]
     group = place.out_dir / "group"
     files, texts, warnings = _clinical(place)
     files |= {

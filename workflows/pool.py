@@ -84,7 +84,7 @@ def run(
     stop_on_first_failure: bool = False,
     then: Then | None = None,
 ) -> list[Record]:
-    """Run sessions, as many at once as fit; returns their records in the order of `units`.
+    """Run sessions, as many at once as fit; returns their records, in brief, in the order of `units`.
 
     `then` is called in the process of each session that wrote its own record, and tells `After`.
     A session that needs more memory than the run may use at all is not started: its record says so. On
@@ -297,7 +297,7 @@ def _work(unit: Unit, threads: int, then: Then | None, connection: Connection) -
         ended = session.run(unit, listen=connection.send, on_wait=connection.send)
         if then is not None:
             connection.send(After(tuple(then(unit.out_dir, unit.label))))
-        connection.send(ended)
+        connection.send(ended.brief)
     connection.close()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,6 +101,22 @@ class Record:
         return max((step.peak_mb for step in self.steps), default=0.0)
 
     @property
+    def brief(self) -> Record:
+        """How it ended and what its steps took, without what they read and made: for those who hold many."""
+        steps = [
+            StepRecord(
+                step.step,
+                step.state,
+                step.seconds,
+                step.peak_mb,
+                cpu_seconds=step.cpu_seconds,
+                disk_mb=step.disk_mb,
+            )
+            for step in self.steps
+        ]
+        return replace(self, steps=steps, before=[], inputs={}, outputs=[], facts=[], software={})
+
+    @property
     def reason(self) -> str:
         """Why it failed, in one line."""
         return in_one_line(self.problems)
@@ -139,10 +155,15 @@ def not_reached(result: Record, out_dir: Path) -> Record:
     return replace(result, outputs=last.outputs, before=last.steps or last.before)
 
 
-def read_all(out_dir: Path) -> list[Record]:
-    """The record of every session of an output dataset, by label."""
+def each(out_dir: Path) -> Iterator[Record]:
+    """The record of every session of an output dataset, by label, one at a time."""
     found = (read(path) for path in sorted((out_dir / "logs").glob("sub-*.json")))
-    return [record for record in found if record is not None]
+    return (record for record in found if record is not None)
+
+
+def read_all(out_dir: Path) -> list[Record]:
+    """The records of all sessions of an output dataset, by label."""
+    return list(each(out_dir))
 
 
 GROUP, ANALYSIS = "group", "analysis-"

@@ -208,7 +208,8 @@ def repeat(finished: Finished, place: Place, limits: Limits) -> dict[str, Record
     ran, _ = cohort.run_participants(place, limits)
     if GROUP in finished.records and any(item.verdict == "done" for item in ran):
         ran += cohort.run_group(place, limits)[1]
-    return {item.label: item for item in ran}
+    written = (record.read(record.path_of(place.out_dir, item.label)) for item in ran)
+    return {item.label: item for item in written if item is not None}
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ def totals(members: Sequence[Member], records: Sequence[Record]) -> str:
 
 def status(out_dir: Path) -> tuple[list[str], bool]:
     """How sessions and analyses of an output stand, by records and cluster; and whether one is not done."""
-    records = {item.label: item for item in record.read_all(out_dir)}
+    records = {item.label: item.brief for item in record.each(out_dir)}
     known = standing.look(out_dir)
     found = standing.of_sessions(known, records)
     rows = [("session", "verdict", "steps", "seconds", "peak MB", "warnings", "reason")]
