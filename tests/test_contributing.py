@@ -30,13 +30,13 @@ def test_the_example_step_runs_in_a_copy_of_the_repository(
     checkout: Path, finished: Cohort, tmp_path: Path
 ) -> None:
     blocks = dict(re.findall(r"```python (\S+)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL))
-    assert list(blocks) == ["interfaces/smooth_fa.py", "workflows/participant.py", "tests/test_smooth_fa.py"]
+    assert list(blocks) == ["interfaces/smooth_fa.py", "workflows/steps.py", "tests/test_smooth_fa.py"]
     for new in ("interfaces/smooth_fa.py", "tests/test_smooth_fa.py"):
         assert not (checkout / new).exists()
         (checkout / new).write_text(blocks[new])
-    line = blocks["workflows/participant.py"]
+    line = blocks["workflows/steps.py"]
     assert len(line.strip().splitlines()) == 1
-    workflow = checkout / "workflows" / "participant.py"
+    workflow = checkout / "workflows" / "steps.py"
     workflow.write_text(workflow.read_text().replace("STEPS = (\n", f"STEPS = (\n{line}", 1))
 
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
