@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,13 @@ FloatArray = NDArray[np.floating[Any]]
 
 _PIECE = 1 << 18
 """Voxels that are read and scaled at once: few enough for the processor's cache."""
+_READING: tuple[Any, ...] = (OSError, EOFError, ValueError, zlib.error, isal_zlib.error)
+"""What reading a damaged image may raise."""
+_NIFTI2 = tuple((540).to_bytes(4, order) for order in ("little", "big"))
+_LONGEST_HEADER = 1 << 26
+"""Bytes before the first voxel: nibabel reads them all, and a few hundred are usual."""
+_MOST_BYTES = 10**12
+"""Of one image: more than any scanner makes, less than a damaged or hostile header may promise."""
 
 
 def axes_of(affine: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -65,12 +73,33 @@ def open_image(path: Path) -> nib.Nifti1Image:
         DatasetError: `IMAGE_UNREADABLE`, the file is not a NIfTI image that can be read.
     """
     try:
+        _check_header(path)
         image = nib.load(path)
-    except (OSError, EOFError, ValueError, zlib.error, nib.filebasedimages.ImageFileError) as error:
+    except (*_READING, nib.filebasedimages.ImageFileError) as error:
         raise unreadable(path, error) from error
     if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
         raise unreadable(path, TypeError(f"a {type(image).__name__}"))
+    if (size := length_of(image)) > _MOST_BYTES:
+        shape = " x ".join(map(str, image.shape))
+        raise unreadable(path, ValueError(f"a header that promises {shape} voxels, {size:.3g} bytes"))
     return image
+
+
+def length_of(image: nib.Nifti1Image) -> int:
+    """Bytes of the uncompressed file, as the header promises them."""
+    stored: Any = image.dataobj  # the header's own offset is gone once nibabel has read it
+    return int(stored.offset) + math.prod(image.shape) * int(stored.dtype.itemsize)
+
+
+def _check_header(path: Path) -> None:
+    """Raises ValueError where nibabel would read more than a header before the voxels."""
+    with nib.openers.ImageOpener(str(path)) as file:
+        raw = file.read(nib.Nifti2Header.sizeof_hdr)
+    kind: Any = nib.Nifti2Header if raw[:4] in _NIFTI2 else nib.Nifti1Header
+    if len(raw) >= kind.sizeof_hdr:
+        offset = float(kind(raw[: kind.sizeof_hdr], check=False)["vox_offset"])
+        if not offset <= _LONGEST_HEADER:
+            raise ValueError(f"a header that promises {offset:.3g} bytes before the first voxel")
 
 
 def unreadable(path: Path, error: Exception) -> DatasetError:
@@ -111,7 +140,7 @@ def read_float(path: Path) -> tuple[NDArray[np.float32], Grid]:
             return np.asanyarray(stored).astype(np.float32, copy=False), grid_of(image)
         with opener(path, "rb") as file:
             return _read_scaled(file, stored), grid_of(image)
-    except (OSError, EOFError, ValueError, zlib.error, isal_zlib.error) as error:  # type: ignore[misc]
+    except _READING as error:
         raise unreadable(path, error) from error
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from somite.errors import DatasetError, Problem
-from somite.images import Grid
+from somite.images import Grid, open_image
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -59,19 +59,21 @@ def read(path: Path) -> sitk.Transform:
 
     try:
         if path.name.endswith((".nii", ".nii.gz")):
+            open_image(path)  # refuses a header that promises more than memory holds
             image = sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
             transform: sitk.Transform = sitk.DisplacementFieldTransform(image)
         else:
             transform = sitk.ReadTransform(str(path))
         if transform.GetDimension() != 3:
             raise ValueError(f"a transform in {transform.GetDimension()} dimensions")
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, DatasetError) as error:
+        found = error.problems[0].found if isinstance(error, DatasetError) else _last_line(str(error))
         raise DatasetError(
             Problem(
                 "TRANSFORM_UNREADABLE",
                 "the transform of the labels cannot be read",
                 where=str(path),
-                found=_last_line(str(error)),
+                found=found,
                 expected="an ITK transform in 3D that maps points of the diffusion series to points of the "
                 "label image (.txt, .tfm, .mat, .h5), or a displacement field (.nii.gz)",
                 do="write it with ANTs, ITK-SNAP or SimpleITK; FSL's matrices are of another kind",

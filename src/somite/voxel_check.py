@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from somite.errors import DatasetError, Problem
 from somite.gradient_check import name_volumes
-from somite.images import open_image, read_float
+from somite.images import length_of, open_image, read_float
 
 _CHUNK = 1 << 22
 
@@ -34,13 +34,14 @@ def check_voxels(dwi: Path) -> tuple[Problem, ...]:
 
 def check_file(dwi: Path) -> tuple[Problem, ...]:
     """Whether the file is whole and its header is that of a 4D series; gzip's own checksum is compared."""
-    problem = check_gzip(dwi) if dwi.suffix == ".gz" else None
-    if problem is not None:
-        return (problem,)
     try:
         image = open_image(dwi)
     except DatasetError as error:
-        return error.problems
+        problem = check_head(dwi)
+        return error.problems if problem is None else (problem,)
+    problem = check_gzip(dwi, length_of(image)) if dwi.suffix == ".gz" else None
+    if problem is not None:
+        return (problem,)
     return check_shape(tuple(image.shape), str(dwi)) + check_affine(image.affine, str(dwi))
 
 
@@ -76,17 +77,35 @@ def check_affine(affine: NDArray[np.floating[Any]], where: str) -> tuple[Problem
     )
 
 
-def check_gzip(path: Path) -> Problem | None:
+def check_gzip(path: Path, length: int) -> Problem | None:
     """`GZIP_TRUNCATED` for a file that ends early, `IMAGE_UNREADABLE` for one whose content is damaged.
 
     nibabel reads as far as the last voxel and so never compares the checksum that follows it.
+
+    Args:
+        path: the file.
+        length: bytes that its content should have. A file that goes on and on is not read to its end.
     """
+    read, problem = _unpack(path, length + _CHUNK)
+    if problem is None and read > length + _CHUNK:
+        return _too_long(path, length)
+    return problem
+
+
+def check_head(path: Path) -> Problem | None:
+    """The same, of the beginning of a file whose header cannot be read; None where it is not compressed."""
+    return _unpack(path, _CHUNK)[1] if path.suffix == ".gz" else None
+
+
+def _unpack(path: Path, most: int) -> tuple[int, Problem | None]:
+    """Read until there is no more, or more than `most` bytes: how many there were, and what is wrong."""
+    read = 0
     try:
         with igzip.open(path) as stream:
-            while stream.read(_CHUNK):
-                pass
+            while read <= most and (piece := stream.read(_CHUNK)):
+                read += len(piece)
     except EOFError:
-        return Problem(
+        return read, Problem(
             "GZIP_TRUNCATED",
             "the compressed image ends before its end",
             where=str(path),
@@ -95,7 +114,7 @@ def check_gzip(path: Path) -> Problem | None:
             do="copy or download the file again, and compare its checksum with the original's",
         )
     except (OSError, zlib.error, isal_zlib.error) as error:  # type: ignore[misc]
-        return Problem(
+        return read, Problem(
             "IMAGE_UNREADABLE",
             "the compressed image cannot be read",
             where=str(path),
@@ -103,7 +122,18 @@ def check_gzip(path: Path) -> Problem | None:
             expected="a gzip file that agrees with its own checksum",
             do="copy or download the file again; if it is not compressed, name it .nii",
         )
-    return None
+    return read, None
+
+
+def _too_long(path: Path, length: int) -> Problem:
+    return Problem(
+        "IMAGE_UNREADABLE",
+        "the compressed image holds far more than its header promises",
+        where=str(path),
+        found=f"more than {length + _CHUNK} bytes",
+        expected=f"{length} bytes, from its header",
+        do="convert the image again, or copy it from its source",
+    )
 
 
 def check_volumes(data: NDArray[np.floating[Any]], where: str) -> tuple[Problem, ...]:

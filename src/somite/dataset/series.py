@@ -5,7 +5,6 @@ Reads headers and text, and the last four bytes of a compressed image; never its
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,10 +21,10 @@ from somite.dataset.sessions import Series, Shell
 from somite.errors import DatasetError, Problem
 from somite.gradient_check import Series as GradientFiles
 from somite.gradient_check import check_group, count_directions, read_table
-from somite.images import Grid, grid_of, open_image
+from somite.images import Grid, grid_of, length_of, open_image
 from somite.interfaces.load import change_to_first, read_sidecar
 from somite.interfaces.roi import shells as shells_of
-from somite.voxel_check import check_gzip, check_shape
+from somite.voxel_check import check_gzip, check_head, check_shape
 
 METADATA = (
     "EchoTime",
@@ -182,7 +181,7 @@ def read_header(path: Path, what: str) -> tuple[Grid, tuple[int, ...]]:
     try:
         image = open_image(path)
     except DatasetError:
-        if path.suffix == ".gz" and (problem := check_gzip(path)):
+        if problem := check_head(path):
             raise DatasetError(problem) from None
         raise
     if problem := _truncated(path, image, end):
@@ -194,13 +193,12 @@ def read_header(path: Path, what: str) -> tuple[Grid, tuple[int, ...]]:
 
 
 def _truncated(path: Path, image: nib.Nifti1Image, end: bytes) -> Problem | None:
-    stored: Any = image.dataobj  # the header's own offset is gone once nibabel has read it
-    size = stored.offset + math.prod(image.shape) * stored.dtype.itemsize
+    size = length_of(image)
     if path.suffix == ".gz":
         # RFC 1952: the last four bytes are the length of the content, modulo 2**32. A file of several gzip
         # members tells that of the last one, so a mismatch is a reason to look, not a verdict.
         whole = int.from_bytes(end, "little") == size % 2**32
-        return None if whole else check_gzip(path)
+        return None if whole else check_gzip(path, size)
     if path.stat().st_size >= size:
         return None
     return Problem(
