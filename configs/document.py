@@ -26,6 +26,8 @@ KeyPath = tuple[str | int, ...]
 _CORE = "tag:yaml.org,2002:"
 _MOST_VALUES = 100_000
 """Far beyond any configuration; reached only by aliases of aliases."""
+MOST_BYTES = 4_000_000
+"""The same of the file."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ def parse(data: bytes, file: str) -> tuple[Node | None, list[Problem]]:
     Returns:
         The tree (a mapping), or None where the file cannot be read as one; and the problems.
     """
+    if len(data) > MOST_BYTES:
+        found = f"a file of more than {MOST_BYTES:,} bytes"
+        return None, [_syntax(where(file, 1), found, "name the YAML of the configuration")]
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from somite.configs import mistakes
 from somite.configs import schema as schemas
-from somite.configs.document import KeyPath, Node, merge, parse, where
+from somite.configs.document import MOST_BYTES, KeyPath, Node, merge, parse, where
 from somite.configs.model import Settings, json_schema, settings_model
 from somite.configs.schema import Schema
 from somite.errors import ConfigError, Problem
@@ -83,7 +83,8 @@ class _Chain:
                 self.problems.append(_cycle([*list(self._seen.values())[start:], name], asked))
                 return
             self._seen[resolved] = name
-            data = path.read_bytes()
+            with path.open("rb") as stream:
+                data = stream.read(MOST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RuntimeError):
             code = "CONFIG_EXTENDS_NOT_FOUND" if asked else "CONFIG_NOT_FOUND"
             self.problems.append(_not_found(str(source), asked, code, path.parent))

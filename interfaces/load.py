@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from somite.errors import DatasetError, Problem
+from somite.files import read_json
 from somite.gradient_check import B0_MAX, Series, check_group, name_volumes, not_quite_unit, read_table
 from somite.gradients import Gradients, read_fsl, write_fsl
 from somite.images import Grid, grid_of, open_image, read_float, write
@@ -96,7 +97,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
         DatasetError: `SIDECAR_UNREADABLE`, `SIDECAR_INVALID`.
     """
     try:
-        sidecar = json.loads(path.read_text(encoding="utf-8-sig"))
+        sidecar = read_json(path)
         if not isinstance(sidecar, dict):
             raise ValueError(f"a {type(sidecar).__name__}")
     except (OSError, ValueError) as error:

@@ -333,10 +333,10 @@ def test_a_configuration_that_is_not_there(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_configuration_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path, mode: str) -> bytes:
         raise PermissionError(13, os.strerror(13), str(self))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(ConfigError, match="CONFIG_UNREADABLE") as caught:
         reader.read(tmp_path / "my.yaml", STEPS)
     assert caught.value.problems[0].found == "Permission denied"

@@ -6,7 +6,6 @@ part that is no entity, an entity given twice) is refused here.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 import bids2table
 
 from somite.errors import DatasetError, Problem
+from somite.files import read_json
 
 IMAGE_EXTENSIONS = (".nii", ".nii.gz")
 
@@ -158,7 +158,7 @@ def read_description(root: Path) -> dict[str, Any]:
     """
     path = root / "dataset_description.json"
     try:
-        description = json.loads(path.read_text(encoding="utf-8-sig"))
+        description = read_json(path)
         absent = [key for key in ("Name", "BIDSVersion") if key not in description]
         found = f"no field {' and no field '.join(absent)}" if absent else ""
     except FileNotFoundError:

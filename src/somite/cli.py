@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from somite.arguments import parser
 from somite.errors import ConfigError, DatasetError, Problem, SomiteError, file_error
+from somite.files import read_json
 from somite.stdout import say
 
 # Commands import what they need when they are called: `somite --help` answers at once.
@@ -404,7 +405,7 @@ def _check_output(out_dir: Path, bids_dir: Path) -> None:
     """
     description = out_dir / "dataset_description.json"
     try:
-        makers = json.loads(description.read_text(encoding="utf-8")).get("GeneratedBy", [])
+        makers = read_json(description).get("GeneratedBy", [])
         foreign = "somite" not in [maker.get("Name") for maker in makers]
     except FileNotFoundError:
         foreign = False

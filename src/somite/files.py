@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds: that of a person, of a tool, or of an output that may have been edited.
+
+    Raises:
+        OSError: as `open`.
+        ValueError: it is not UTF-8 text, no JSON, or nested more deeply than can be read.
+    """
+    return parse_json(path.read_bytes())
+
+
+def parse_json(raw: bytes) -> Any:
+    """What JSON text says, UTF-8 with or without a byte order mark. Raises ValueError as `read_json`."""
+    try:
+        return json.loads(raw.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("brackets nested too deeply") from None
 
 
 @contextmanager

@@ -104,6 +104,9 @@ NORMS_SCHEMA: tuple[Column, ...] = tuple(
 _REQUIRED = ("region", "side", "level", "segment", "metric", "mean", "sd", "n", "unit")
 
 
+_UNREADABLE = (OSError, UnicodeDecodeError, RecursionError)
+
+
 def read_norms(path: Path) -> tuple[Norm, ...]:
     """Read a TSV or a YAML list of references.
 
@@ -113,8 +116,9 @@ def read_norms(path: Path) -> tuple[Norm, ...]:
     """
     try:
         rows = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _read_tsv(path)
-    except (OSError, UnicodeDecodeError, YAMLError, csv.Error, TypeError, AttributeError) as error:
-        raise DatasetError(_problem("the reference values cannot be read", str(path), str(error))) from error
+    except (*_UNREADABLE, YAMLError, csv.Error, TypeError, AttributeError) as error:
+        found = str(error) or type(error).__name__
+        raise DatasetError(_problem("the reference values cannot be read", str(path), found)) from error
     norms, problems = [], []
     for number, row in rows:
         try:
@@ -138,9 +142,16 @@ def _read_tsv(path: Path) -> list[tuple[str, dict[str, str]]]:
 def _read_yaml(path: Path) -> list[tuple[str, dict[str, str]]]:
     listed = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     return [
-        (f"entry {number}", {key: "" if value is None else str(value) for key, value in row.items()})
+        (f"entry {number}", {key: _scalar(key, value) for key, value in row.items()})
         for number, row in enumerate(listed or (), start=1)
     ]
+
+
+def _scalar(key: str, value: object) -> str:
+    """A value as text. Lists are refused before they are written out: aliases make them grow without end."""
+    if isinstance(value, dict | list | set):
+        raise TypeError(f"{key} holds several values, not one")
+    return "" if value is None else str(value)
 
 
 def _norm(row: Mapping[str, str]) -> Norm:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from somite import fingerprint, record, sameness
 from somite.configs import reader
 from somite.containers import use
 from somite.errors import DatasetError, Problem, ToolError
+from somite.files import read_json
 from somite.fingerprint import HashCache
 from somite.plan import make_plan
 from somite.record import Delivered, Record, StepRecord
@@ -72,7 +72,7 @@ def read(out_dir: Path, bids_dir: Path | None = None) -> Finished:
 def _input_dataset(out_dir: Path) -> Path:
     description = out_dir / "dataset_description.json"
     try:
-        link = json.loads(description.read_text(encoding="utf-8"))["DatasetLinks"]["raw"]
+        link = read_json(description)["DatasetLinks"]["raw"]
         found = Path(os.path.normpath(out_dir.resolve() / link))
     except (OSError, ValueError, KeyError, TypeError):
         link, found = "no link named raw", Path("/nonexistent")
@@ -315,7 +315,7 @@ def container_command(finished: Finished, into: Path, options: Iterable[str] = (
         ToolError: `NO_IMAGE` where none or several were recorded, `NO_RUNTIME`.
     """
     images = {finished.records[label].software.get("container", "") for label in finished.sessions}
-    if len(images) != 1 or images == {""}:
+    if len(images) != 1 or any(name[:1] in ("", "-") for name in images):  # - would be an option
         raise ToolError(
             Problem(
                 "NO_IMAGE",

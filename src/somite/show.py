@@ -167,13 +167,12 @@ def _group(out_dir: Path) -> tuple[list[str], int]:
 
 def _declared(out_dir: Path) -> list[str]:
     """The analyses of the configuration of the last run."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from somite.configs.document import parse
 
     try:
-        found = YAML(typ="safe").load((out_dir / "code" / "config.yaml").read_text(encoding="utf-8"))
-        return list(found["analyses"])
-    except (OSError, YAMLError, KeyError, TypeError):
+        tree, _ = parse((out_dir / "code" / "config.yaml").read_bytes(), "config.yaml")
+        return [] if tree is None else list(tree.children()["analyses"].children())
+    except (OSError, KeyError):
         return []
 
 

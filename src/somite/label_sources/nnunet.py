@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from somite.errors import DatasetError, Problem
+from somite.files import read_json
 
 
 def read_names(path: Path) -> dict[int, str]:
@@ -38,7 +39,7 @@ def read_names(path: Path) -> dict[int, str]:
 
 def _labels(path: Path) -> Mapping[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DatasetError(_problem("dataset.json cannot be read", path, str(error))) from error
     labels = content.get("labels") if isinstance(content, dict) else None

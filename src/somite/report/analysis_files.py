@@ -5,7 +5,6 @@ Never raises for what is wrong with a file: what is missing is told in words.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from somite.analysis.selection import IDENTITY, MANY
+from somite.files import read_json
 from somite.report import session_tables
 from somite.report.session_tables import value_of
 from somite.wide_table import wide_name
@@ -133,7 +133,7 @@ def _read(folder: Path, name: str) -> Analysis:
 
 def _about(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8")).get("Analysis", {})
+        found = read_json(path).get("Analysis", {})
     except (OSError, ValueError, AttributeError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -18,7 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from somite import roll
-from somite.files import write_atomically
+from somite.files import read_json, write_atomically
 from somite.record import Record
 from somite.report import session_page, session_tables
 
@@ -165,7 +165,7 @@ def read_groups(out_dir: Path) -> Groups:
         return Groups()
     rows = session_tables.read(path).rows
     try:
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        about = read_json(path.with_suffix(".json"))
         column = str(about["group"].get("Column", ""))
     except (OSError, ValueError, KeyError, AttributeError):
         column = ""

@@ -10,16 +10,20 @@ import base64
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from somite.files import beside
+from somite.files import beside, parse_json, read_json
 
 SECTIONS = ("scheme", "preprocessing", "motion", "noise", "maps", "segments", "profiles")
 LARGEST_BYTES = 50_000_000
+"""Of one file of the archive, and of its index."""
+MOST_BYTES = 1_000_000_000
+"""Of all of them: a session has some megabytes."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}\.(png|svg|pdf)")
 _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 _SVG_HEAD = 4000
@@ -68,20 +72,36 @@ def read_archive(path: Path) -> Archive:
     """The pictures of an archive. Never raises for what is wrong with it: `fault` says it."""
     try:
         with zipfile.ZipFile(path) as file:
-            index = json.loads(file.read("index.json"))
-            pictures = tuple(_entry(item) for item in index)
-            wanted = {name for picture in pictures for name in picture.files}
-            infos = {info.filename: info for info in file.infolist()}
-            contents = {
-                name: file.read(name)
-                for name in sorted(wanted)
-                if _PLAIN.fullmatch(name) and name in infos and infos[name].file_size <= LARGEST_BYTES
-            }
+            pictures = tuple(_entry(item) for item in parse_json(member(file, "index.json")))
+            wanted = {name for picture in pictures for name in picture.files if _PLAIN.fullmatch(name)}
+            sizes = {info.filename: info.file_size for info in file.infolist()}
+            kept = [name for name in sorted(wanted) if sizes.get(name, LARGEST_BYTES + 1) <= LARGEST_BYTES]
+            if sum(sizes[name] for name in kept) > MOST_BYTES:
+                raise ValueError("its pictures are larger than any session's")
+            contents = {name: member(file, name) for name in kept}
     except FileNotFoundError:
         return Archive(fault="the archive of pictures is not there")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+    except (*FAULTS, AttributeError) as error:
         return Archive(fault=f"the archive of pictures cannot be read ({type(error).__name__}: {error})")
     return Archive(pictures, contents)
+
+
+FAULTS = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What may be wrong with an archive; a file that is encrypted is a RuntimeError."""
+
+
+def member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of an archive.
+
+    No more is unpacked than its entry promises, whatever the compressed bytes would give.
+
+    Raises:
+        KeyError: there is none of this name.
+        ValueError: it is larger than `LARGEST_BYTES`.
+    """
+    if archive.getinfo(name).file_size > LARGEST_BYTES:
+        raise ValueError(f"{name} is larger than any picture")
+    return archive.read(name)
 
 
 def _entry(item: Mapping[str, Any]) -> Picture:
@@ -123,7 +143,7 @@ def _listed(listing: Path) -> set[Path]:
     """The files that a listing names, where it can be read."""
     found: set[Path] = set()
     with suppress(OSError, ValueError, KeyError, TypeError):
-        for item in json.loads(listing.read_text(encoding="utf-8")):
+        for item in read_json(listing):
             found |= {listing.parent / name for name in item["files"] if _PLAIN.fullmatch(name)}
     return found
 
@@ -248,8 +268,8 @@ LISTING = "figures.json"
 def listed(folder: Path) -> list[str]:
     """The files of figures that a folder should hold; those of the reader's own are not among them."""
     try:
-        names = json.loads((folder / LISTING).read_text(encoding="utf-8"))
-        return [str(name) for name in names if "/" not in str(name) and "\\" not in str(name)]
+        names = read_json(folder / LISTING)
+        return [str(name) for name in names if _PLAIN.fullmatch(str(name))]
     except (OSError, ValueError, TypeError):
         return []
 

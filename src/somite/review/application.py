@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from somite import record
 from somite.errors import DatasetError, Problem, SomiteError
+from somite.files import parse_json
 from somite.record import Record
 from somite.review import agreement, guard, layers, sessions, verdicts
 from somite.review.guard import Reply, Request
@@ -212,8 +213,8 @@ def _posted(request: Request) -> dict[str, str]:
     if request.header("content-type").partition(";")[0].strip() != "application/json":
         raise Refused(415, "a verdict is sent as JSON")
     try:
-        said = json.loads(request.body)
-    except (ValueError, RecursionError):
+        said = parse_json(request.body)
+    except ValueError:
         raise Refused(400, "what was sent is not JSON") from None
     wanted = ("label", "verdict", "note")
     if not isinstance(said, dict) or any(not isinstance(said.get(name), str) for name in wanted):

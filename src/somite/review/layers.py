@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from somite import images
 from somite.errors import SomiteError
+from somite.files import read_json
 from somite.record import Record
 from somite.review.paths import Refused, inside
 from somite.review.sessions import file_of
@@ -86,7 +86,7 @@ def layers(one: Record, out_dir: Path) -> list[Layer]:
 def _anatomy(one: Record, out_dir: Path) -> Path | None:
     """The T2w image among the inputs of the session, in the dataset that the output is linked to."""
     try:
-        description = json.loads((out_dir / "dataset_description.json").read_text(encoding="utf-8"))
+        description = read_json(out_dir / "dataset_description.json")
         raw = out_dir / description["DatasetLinks"]["raw"]
         name = next(name for name in one.inputs if name.endswith(("_T2w.nii.gz", "_T2w.nii")))
         return inside(raw, name)

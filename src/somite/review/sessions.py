@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from typing import Any
 
 from somite import record
 from somite.errors import DatasetError
+from somite.files import parse_json
 from somite.interfaces.qc_table import Row, read_qc
 from somite.record import Record
+from somite.report import picture_files
 from somite.review.paths import Refused, inside
 from somite.review.verdicts import Key
 from somite.segments import NA
@@ -96,20 +97,23 @@ def pictures(one: Record, out_dir: Path) -> list[dict[str, Any]]:
         return []
     try:
         with zipfile.ZipFile(path) as archive:
-            index = json.loads(archive.read("index.json"))
+            index = parse_json(picture_files.member(archive, "index.json"))
             there = set(archive.namelist())
         listed = [{**item, "shown": _shown(item["files"], there)} for item in index]
         return sorted(listed, key=lambda item: _rank(str(item["section"])))
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except picture_files.FAULTS:
         return []
 
 
 def picture(one: Record, out_dir: Path, name: str) -> bytes | None:
     """The bytes of a file of the archive; None where it has no such file."""
     path = file_of(one, out_dir, PICTURES)
+    if path is None:
+        return None
     try:
-        return None if path is None else zipfile.ZipFile(path).read(name)
-    except (OSError, KeyError, zipfile.BadZipFile):
+        with zipfile.ZipFile(path) as archive:
+            return picture_files.member(archive, name)
+    except picture_files.FAULTS:
         return None
 
 
