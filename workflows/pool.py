@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from somite import containers, jit, record, resources
 from somite.errors import Problem
@@ -288,9 +288,7 @@ def _work(unit: Unit, threads: int, then: Then | None, connection: Connection) -
     resources.set_threads(threads)
     containers.use(unit.containers)
     jit.keep_in(unit.work_dir / "numba")
-    log = unit.out_dir / "logs" / f"{unit.label}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as file:
+    with open_log(unit.out_dir, unit.label) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         logging.basicConfig(format="%(asctime)s %(name)s %(message)s", level=logging.INFO, force=True)
@@ -299,6 +297,14 @@ def _work(unit: Unit, threads: int, then: Then | None, connection: Connection) -
             connection.send(After(tuple(then(unit.out_dir, unit.label))))
         connection.send(ended.brief)
     connection.close()
+
+
+def open_log(out_dir: Path, label: str) -> IO[str]:
+    """The log of a session, new and empty: a link of its name is removed, not followed."""
+    log = out_dir / "logs" / f"{label}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    return log.open("x", encoding="utf-8")
 
 
 def apart(call: Callable[..., Any], *values: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from somite.lease import Lease, Owner, read_owner
 
 DAY_S = 86_400.0
 LEASE = "lease.json"
+_ENTRY = re.compile(r"(workflow-pruned-)*(python|workflow)-[0-9a-f]+")
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,22 @@ class Pruned:
 
 def read(work_dir: Path) -> Iterator[Cache]:
     """The caches of a work folder, by label. Folders that vanish meanwhile are left out."""
-    for folder in sorted(path.parent for path in work_dir.glob("*/cache")):
+    for folder in _folders(work_dir):
         owner = read_owner(folder / LEASE)
         yield Cache(folder.name, tuple(_entries(folder)), owner is not None and not owner.is_dead)
 
 
+def _folders(work_dir: Path) -> list[Path]:
+    """Those of the caches. A link may lead to somebody's folder of that name, so none is followed."""
+    found = (path for path in work_dir.glob("*/cache") if path.is_dir())
+    return sorted(path.parent for path in found if not (path.is_symlink() or path.parent.is_symlink()))
+
+
 def _entries(folder: Path) -> Iterator[Entry]:
+    """The results in a cache: what Pydra named. A work folder given by mistake holds none."""
     for path in sorted((folder / "cache").glob("*")):
         with suppress(FileNotFoundError):
-            if path.is_dir():
+            if _ENTRY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
                 sizes = [file.stat().st_size for file in path.rglob("*") if file.is_file()]
                 yield Entry(path, sum(sizes), path.stat().st_mtime)
 
@@ -102,7 +111,7 @@ def prune(work_dir: Path, choose: Callable[[str, Entry], bool], *, dry: bool = F
         choose: which entries go.
         dry: say what would go, and remove nothing.
     """
-    for folder in sorted(path.parent for path in work_dir.glob("*/cache")):
+    for folder in _folders(work_dir):
         try:
             with Lease(folder / LEASE, on_wait=_give_up):
                 gone = [entry for entry in _entries(folder) if choose(folder.name, entry)]

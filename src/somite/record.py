@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from somite.errors import Problem, in_one_line
-from somite.files import write_atomically
+from somite.errors import DatasetError, Problem, in_one_line
+from somite.files import read_json, write_atomically
 from somite.registry import Fact
 
 GONE = "its result is no longer in the work folder"
@@ -54,6 +55,12 @@ class Delivered:
     size: int
     source: str
     """SHA-256 of the product that it was made from."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether its path stays in the output: a record is a file that anybody may have edited."""
+        path = PurePosixPath(self.path)
+        return not path.is_absolute() and path.name != "" and ".." not in path.parts
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,11 @@ class Record:
         return in_one_line(self.problems)
 
 
+def is_label(text: str) -> bool:
+    """Whether a text may be the label of a session: it becomes the name of files."""
+    return re.fullmatch(r"sub-[0-9A-Za-z+]+(_[0-9A-Za-z]+-[0-9A-Za-z+]+)*", text) is not None
+
+
 def path_of(out_dir: Path, label: str) -> Path:
     """Where the record of a session lies."""
     return out_dir / "logs" / f"{label}.json"
@@ -133,18 +145,37 @@ def write(record: Record, out_dir: Path) -> Path:
 
 
 def read(path: Path) -> Record | None:
-    """The record at `path`, or None where there is none that can be read."""
+    """The record at `path`, or None where there is none that can be read, or that of another label.
+
+    Raises:
+        DatasetError: `RECORD_LEADS_OUT`, it names files that do not lie in the output.
+    """
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path)
         stored["problems"] = [Problem(**item) for item in stored["problems"]]
         stored["warnings"] = [Problem(**item) for item in stored["warnings"]]
         stored["facts"] = [Fact(**item) for item in stored["facts"]]
         for steps in ("steps", "before"):
             stored[steps] = [StepRecord(**item) for item in stored[steps]]
         stored["outputs"] = [Delivered(**item) for item in stored["outputs"]]
-        return Record(**stored)
+        found = Record(**stored)
+        outside = [item.path for item in found.outputs if not item.is_inside]
     except (OSError, ValueError, TypeError, KeyError):
         return None
+    if outside:
+        raise DatasetError(_leads_out(path, outside))
+    return found if found.label == path.stem else None
+
+
+def _leads_out(path: Path, outside: Sequence[str]) -> Problem:
+    return Problem(
+        "RECORD_LEADS_OUT",
+        "the record of a session names files that do not lie in the output, so nothing is done with it",
+        where=str(path),
+        found=", ".join(outside),
+        expected="paths relative to the output, without ..",
+        do="find out who changed it; remove it, and its session runs again",
+    )
 
 
 def not_reached(result: Record, out_dir: Path) -> Record:

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from somite.files import write_atomically
+from somite.files import read_json, write_atomically
+from somite.record import is_label
 
 
 def add(out_dir: Path, recipes: Mapping[str, str]) -> None:
@@ -48,8 +49,9 @@ def _files(out_dir: Path) -> list[Path]:
 def _joined(files: Iterable[Path]) -> dict[str, str]:
     recipes: dict[str, str] = {}
     for file in files:
-        with suppress(ValueError):  # damaged: the next run of its sessions writes what it said
-            recipes |= json.loads(file.read_text(encoding="utf-8"))
+        with suppress(ValueError, TypeError):  # damaged: the next run of its sessions writes what it said
+            found = dict(read_json(file))
+            recipes |= {label: str(recipe) for label, recipe in found.items() if is_label(label)}
     return recipes
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from somite.files import write_atomically
+from somite.errors import DatasetError, Problem
+from somite.files import read_json, write_atomically
+from somite.record import is_label
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,45 @@ def folder(out_dir: Path) -> Path:
 
 def write(submission: Submission, out_dir: Path) -> Path:
     """Keep a submission; returns the path of its file."""
-    path = folder(out_dir) / f"submission-{submission.stamp}.json"
+    path = folder(out_dir) / _name(submission.stamp)
     return write_atomically(path, json.dumps(asdict(submission), indent=1) + "\n")
 
 
+def _name(stamp: str) -> str:
+    return f"submission-{stamp}.json"
+
+
 def read_all(out_dir: Path) -> list[Submission]:
-    """The submissions of an output dataset, oldest first."""
-    found = []
-    for path in sorted(folder(out_dir).glob("submission-*.json")):
-        stored = json.loads(path.read_text(encoding="utf-8"))
+    """The submissions of an output dataset, oldest first.
+
+    Raises:
+        DatasetError: `SUBMISSION_UNREADABLE`: sessions may be in the queue that nobody would know of.
+    """
+    return [_read(path) for path in sorted(folder(out_dir).glob("submission-*.json"))]
+
+
+def _read(path: Path) -> Submission:
+    try:
+        stored = read_json(path)
         arrays = [Array(**array) for array in stored.pop("arrays")]
-        found.append(Submission(**stored, arrays=arrays))
+        found = Submission(**stored, arrays=arrays)
+        if any(type(job) is not int or job < 0 for job in found.jobs):
+            raise ValueError("a job that is no number")
+        if not all(is_label(label) for one in arrays for element in one.elements for label in element):
+            raise ValueError("an element that is no session")
+        if path.name != _name(found.stamp):
+            raise ValueError(f"the stamp {found.stamp}")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DatasetError(
+            Problem(
+                "SUBMISSION_UNREADABLE",
+                "what was given to the cluster cannot be read",
+                where=str(path),
+                found=str(error),
+                expected="the file as `somite submit` wrote it",
+                do="see with squeue that none of its jobs is left, then remove the file",
+            )
+        ) from error
     return found
 
 
@@ -98,7 +128,7 @@ def collected(out_dir: Path, jobs: Iterable[int]) -> dict[str, Mapping[str, str]
     found: dict[str, Mapping[str, str]] = {}
     for job in sorted(set(jobs)):
         try:
-            found |= json.loads((folder(out_dir) / f"{job}.json").read_text(encoding="utf-8"))
+            found |= read_json(folder(out_dir) / f"{job}.json")
         except (OSError, ValueError, TypeError):
             continue
     return found

@@ -6,6 +6,7 @@ day, and what came from the cache, are not in it: a run that changes nothing lea
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ def text(out_dir: Path, record: Record, made_from: str = "") -> str:
 def remove(out_dir: Path, label: str) -> None:
     """Remove the page of a session that is gone, and its pictures."""
     path_of(out_dir, label).unlink(missing_ok=True)
-    for listing in out_dir.glob(f"sub-*/**/figures/{label}_pictures.json"):
+    for listing in out_dir.glob(f"sub-*/**/figures/{glob.escape(label)}_pictures.json"):
         picture_files.remove(listing)
 
 
