@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import unicodedata
 from pathlib import Path
 
 from somite import __version__
@@ -36,10 +37,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--job", default="", help=argparse.SUPPRESS)  # its element, in the scripts of `submit`
 
     status = commands.add_parser("status", help="say how the sessions of an output dataset stand")
-    status.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    status.add_argument("out_dir", type=_path, metavar="OUT_DIR")
 
     report = commands.add_parser("report", help="make the pages of an output dataset again")
-    report.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    report.add_argument("out_dir", type=_path, metavar="OUT_DIR")
 
     review = commands.add_parser("review", help="look at the sessions in a browser and judge them by keys")
     _add_review(review)
@@ -55,13 +56,13 @@ def parser() -> argparse.ArgumentParser:
     )
 
     cancel = commands.add_parser("cancel", help="end the jobs of an output dataset")
-    cancel.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    cancel.add_argument("out_dir", type=_path, metavar="OUT_DIR")
 
     diff = commands.add_parser("diff", help="say what changed between two freezes of a table")
-    diff.add_argument("table_a", type=Path, metavar="TABLE_A", help="segments or results, TSV or Parquet")
-    diff.add_argument("table_b", type=Path, metavar="TABLE_B")
+    diff.add_argument("table_a", type=_path, metavar="TABLE_A", help="segments or results, TSV or Parquet")
+    diff.add_argument("table_b", type=_path, metavar="TABLE_B")
     diff.add_argument("--all", action="store_true", help="show every change")
-    diff.add_argument("--tsv", type=Path, metavar="FILE", help="write every change to a table")
+    diff.add_argument("--tsv", type=_path, metavar="FILE", help="write every change to a table")
 
     _add_care(commands)
 
@@ -75,9 +76,9 @@ def parser() -> argparse.ArgumentParser:
 def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """What is done with a finished output: repeat it, and clear its caches."""
     rerun = commands.add_parser("rerun", help="repeat a finished run from its record, and say what differs")
-    rerun.add_argument("out_dir", type=Path, metavar="OUT_DIR")
-    rerun.add_argument("--into", type=Path, metavar="DIR", help="keep the rerun here; a new or empty folder")
-    rerun.add_argument("--bids-dir", type=Path, metavar="BIDS_DIR", help="where the input lies, if it moved")
+    rerun.add_argument("out_dir", type=_path, metavar="OUT_DIR")
+    rerun.add_argument("--into", type=_path, metavar="DIR", help="keep the rerun here; a new or empty folder")
+    rerun.add_argument("--bids-dir", type=_path, metavar="BIDS_DIR", help="where the input lies, if it moved")
     rerun.add_argument("--check", action="store_true", help="say what has changed since; run nothing")
     rerun.add_argument("--image", action="store_true", help="inside of the container image of the record")
     rerun.add_argument("--n-procs", type=_count, metavar="N", help="cores that may be used")
@@ -85,8 +86,8 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
     cache = commands.add_parser("cache", help="size of the work folder, and clearing it while others run")
     cache.add_argument("what", choices=["size", "prune"])
-    cache.add_argument("out_dir", type=Path, metavar="OUT_DIR")
-    cache.add_argument("--work-dir", type=Path, metavar="DIR", help="OUT_DIR/.work unless given")
+    cache.add_argument("out_dir", type=_path, metavar="OUT_DIR")
+    cache.add_argument("--work-dir", type=_path, metavar="DIR", help="OUT_DIR/.work unless given")
     which = cache.add_mutually_exclusive_group()
     which.add_argument(
         "--older-than", type=_positive, metavar="DAYS", help="results that no run made or used for so long"
@@ -100,8 +101,8 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_dataset(parser: argparse.ArgumentParser, *, levels: bool = False) -> None:
-    parser.add_argument("bids_dir", type=Path, metavar="BIDS_DIR")
-    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    parser.add_argument("bids_dir", type=_path, metavar="BIDS_DIR")
+    parser.add_argument("out_dir", type=_path, metavar="OUT_DIR")
     if levels:
         parser.add_argument("levels", nargs="+", choices=["participant", "group"], metavar="LEVEL")
     parser.add_argument(
@@ -110,12 +111,12 @@ def _add_dataset(parser: argparse.ArgumentParser, *, levels: bool = False) -> No
     parser.add_argument("--participant-label", nargs="+", metavar="LABEL", help="with or without sub-")
     parser.add_argument("--session-label", nargs="+", metavar="LABEL", help="with or without ses-")
     parser.add_argument("--n-procs", type=_count, metavar="N", help="cores that may be used")
-    parser.add_argument("--work-dir", type=Path, metavar="DIR", help="cache; OUT_DIR/.work unless given")
+    parser.add_argument("--work-dir", type=_path, metavar="DIR", help="cache; OUT_DIR/.work unless given")
     parser.add_argument("--verify", action="store_true", help="read every file again for its checksum")
 
 
 def _add_review(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    parser.add_argument("out_dir", type=_path, metavar="OUT_DIR")
     parser.add_argument("--rater", metavar="NAME", help="who looks; your login name unless given")
     parser.add_argument("--port", type=int, default=0, metavar="N", help="a free one unless given")
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
@@ -123,7 +124,7 @@ def _add_review(parser: argparse.ArgumentParser) -> None:
 
 def _add_phantom(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("protocol", choices=PHANTOMS)
-    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR")
+    parser.add_argument("out_dir", type=_path, metavar="OUT_DIR")
     parser.add_argument(
         "--participants", type=_count, default=4, metavar="N", help="by turns healthy and not"
     )
@@ -151,6 +152,15 @@ def _add_phantom(parser: argparse.ArgumentParser) -> None:
     cohort.add_argument("--fa-sd", type=_positive, default=0.03, help="of FA between persons")
     cohort.add_argument("--r", type=float, help="correlation of the clinical score with the FA of the lesion")
     cohort.add_argument("--table-only", action="store_true", help="no images: the table of all segments")
+
+
+def _path(text: str) -> Path:
+    """A path. One with control characters is refused: it would break lines of scripts, lists and logs."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} holds a character that cannot be written to a script; rename it"
+        )
+    return Path(text)
 
 
 def _positive(text: str) -> float:

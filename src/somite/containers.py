@@ -353,12 +353,12 @@ def forwarded(container: Container, variables: Mapping[str, str]) -> dict[str, s
 
 
 def _check_paths(container: Container, paths: Iterable[Path]) -> None:
-    bad = sorted(str(path) for path in paths if {":", ","} & set(str(path)))
+    bad = sorted(str(path) for path in paths if set(":,\r\n") & set(str(path)))
     if bad:
         raise ToolError(
             Problem(
                 "CONTAINER_PATH",
-                "a folder cannot be shown to the container: its path holds a colon or a comma",
+                "a folder cannot be shown to the container: its path holds a colon, comma or end of line",
                 where=container.command,
                 found=", ".join(bad),
                 expected=f"paths that {container.runtime} can take as an option",

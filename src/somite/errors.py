@@ -13,6 +13,7 @@ Problems are collected and raised together. Tests match their codes, people read
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -39,14 +40,19 @@ class Problem:
     def __str__(self) -> str:
         lines = [f"{self.code}: {self.what}"]
         for name, text in (
-            ("in", self.where),
+            ("in", self.where.replace("\n", "\\n")),  # a path, which may hold anything
             ("found", self.found),
             ("expected", self.expected),
             ("do", self.do),
         ):
             if text:
                 lines.append(f"    {name + ':':<10}{text}")
-        return "\n".join(lines)
+        return visible("\n".join(lines))
+
+
+def visible(text: str) -> str:
+    """Text of files and tools for a terminal: control characters as `\\x1b`, but tabs and ends of lines."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def in_one_line(problems: Iterable[Problem]) -> str:
@@ -55,7 +61,7 @@ def in_one_line(problems: Iterable[Problem]) -> str:
         f"{p.code}: {p.what}" + (f" ({p.where})" if p.where else "") + (f": {p.found}" if p.found else "")
         for p in problems
     )
-    return "; ".join(texts).replace("\n", " | ").replace("\t", " ")
+    return visible("; ".join(texts).replace("\n", " | ").replace("\t", " "))
 
 
 class SomiteError(Exception):

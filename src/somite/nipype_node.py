@@ -9,7 +9,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-os.environ.setdefault("NO_ET", "1")  # Nipype asks its maker's server for news otherwise
+# Nipype asks its maker's server for news otherwise.
+os.environ.setdefault("NIPYPE_NO_ET", "1")
+os.environ.setdefault("NO_ET", "1")
 
 from nipype.interfaces.base import (
     BaseInterface,

@@ -7,6 +7,7 @@ region). Label tables name segments, the configuration expects them, the table r
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import product
@@ -62,7 +63,17 @@ def word_fault(text: str) -> str:
         return "'_' may stand only singly and inside"
     if text != " ".join(text.split()):
         return "spaces may stand only singly and inside"
-    return ""
+    return character_fault(text)
+
+
+def character_fault(text: str) -> str:
+    """Why `text` cannot stand in a table, a figure and a page alike; `""` when it can.
+
+    SVG and HTML know no control characters, and a quote makes a reader of CSV join the rows that follow.
+    """
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        return "control characters may not stand in it"
+    return "double quotes may not stand in it" if '"' in text else ""
 
 
 def _word(text: str) -> str:
@@ -213,6 +224,8 @@ def _row_problems(row: Mapping[str, str], labels: Mapping[int, Label], where: st
         problems.append(_label_problem("an index is given twice", where, index, "each index once"))
     if not row["name"]:
         problems.append(_label_problem("a label has no name", where, NA, "a name"))
+    if fault := character_fault(row["name"]):
+        problems.append(_label_problem("a name cannot be written to tables", where, repr(row["name"]), fault))
     if row.get("side", "") not in get_args(Side):
         problems.append(_label_problem("a side is not known", where, row["side"], "L, R, midline or n/a"))
     for column in ("region" if row.get("region") else "name", "level", "segment"):

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from somite.report import style
@@ -79,9 +79,19 @@ def forest(columns: Sequence[tuple[Scale, Sequence[Estimate]]]) -> Figure:
     return figure
 
 
+class _PlainNumbers(LogFormatter):
+    """The ticks that matplotlib would name, as 0.5 and 10: figures read no mathematical notation."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The name of a tick; nothing for one that is left bare."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def _forest_column(axes: Axes, scale: Scale, estimates: Sequence[Estimate]) -> None:
     if scale.log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(_PlainNumbers())
+        axes.xaxis.set_minor_formatter(_PlainNumbers(labelOnlyBase=False))
     if scale.nothing is not None:
         axes.axvline(scale.nothing, color="#888888", lw=0.9, zorder=0, gid="nothing")
     for y, one in enumerate(estimates):

@@ -19,6 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from somite.files import beside
+
 OKABE_ITO: Mapping[str, str] = MappingProxyType(
     {
         "black": "#000000",
@@ -95,6 +97,8 @@ RC: Mapping[Any, Any] = MappingProxyType(
         "ytick.labelsize": 8,
         "legend.fontsize": 8,
         "legend.frameon": False,
+        # Names of labels and groups are text, dollar signs and all.
+        "text.parse_math": False,
         "lines.linewidth": 1.5,
         "lines.markersize": 4,
         "image.interpolation": "none",
@@ -167,8 +171,8 @@ def encoded(figure: Figure, extension: str) -> bytes:
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write a figure as name.svg, name.pdf and name.png; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{extension}" for extension in FORMATS]
     for path, extension in zip(paths, FORMATS, strict=True):
-        path.write_bytes(encoded(figure, extension))
+        with beside(path) as draft:
+            draft.write_bytes(encoded(figure, extension))
     return paths
