@@ -21,7 +21,7 @@ from cohort import SOMITE, call
 from fakes import put_fsl
 from toysteps import Toy
 
-from somite import arguments, bids, cli, containers, images, record, rerun, submissions, voxel_check
+from somite import arguments, bids, cli, containers, images, record, rerun, roll, submissions, voxel_check
 from somite.bids import read_description
 from somite.configs import document, reader
 from somite.configs.cluster import Cluster
@@ -81,9 +81,10 @@ def test_labels_in_an_output_are_names_of_sessions(toy: Toy, number: Path) -> No
     out = toy.root / "out"
     edit(record.path_of(out, "sub-01"), lambda stored: stored.update(label="../../sub-01"))
     assert record.read_all(out) == [], "its page would be written elsewhere"
-    roll = out / "logs" / "sessions.json"
-    roll.write_text(json.dumps({"sub-01": "r", "../../sub-02": "r", "sub-03\n": "r", "sub-04_ses-1": 4}))
-    assert record.read_roll(out) == {"sub-01": "r", "sub-04_ses-1": "4"}
+    expected = {"sub-01": "r", "../../sub-02": "r", "sub-03\n": "r", "sub-04_ses-1": 4}
+    (out / "logs" / "roll").mkdir()
+    (out / "logs" / "roll" / "1-x.json").write_text(json.dumps(expected))
+    assert roll.read(out) == {"sub-01": "r", "sub-04_ses-1": "4"}
 
 
 @pytest.mark.parametrize(
