@@ -53,6 +53,13 @@ def test_a_second_run_executes_nothing(cohort: Cohort) -> None:
     assert again.steps == (0, EVERYTHING, 0)
 
 
+def test_a_home_that_cannot_be_written_is_not_needed(cohort: Cohort) -> None:
+    """As that of a user whom a container or a node does not know."""
+    again = call(cohort.command("participant", "group"), HOME="/proc/nowhere", XDG_CACHE_HOME="")
+    assert again.code == 0, again.err
+    assert again.steps == (0, EVERYTHING, 0)
+
+
 def test_a_moved_work_folder_and_output_execute_nothing(cohort: Cohort) -> None:
     before = cohort.results()
     (cohort.out / ".work").rename(cohort.root / "elsewhere")

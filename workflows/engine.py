@@ -213,6 +213,11 @@ class Trace:
     """The node's folder below the cache, where it is cached."""
 
 
+def _keep_hashes_beside(cache_root: Path) -> None:
+    """Pydra makes a folder for hashes before it hashes anything: in a home that a user may not have."""
+    os.environ["PYDRA_HASH_CACHE"] = str(cache_root.parent / "pydra-hashes")
+
+
 def trace(
     nodes: Sequence[Node], given: Mapping[str, Value | Literal["unknown"]], cache_root: Path
 ) -> list[Trace]:
@@ -220,6 +225,7 @@ def trace(
 
     A given product whose checksum is not known is `"unknown"`; nodes that need it are `run`.
     """
+    _keep_hashes_beside(cache_root)
     values: dict[str, Any] = dict(given)
     traces = []
     for node in nodes:
@@ -303,7 +309,7 @@ def execute(
         StepFailed: the first step that did not end well.
     """
     cache_root.mkdir(parents=True, exist_ok=True)
-    os.environ["PYDRA_HASH_CACHE"] = str(cache_root.parent / "pydra-hashes")
+    _keep_hashes_beside(cache_root)
     reports = {f"{node.step}_report": dict for node in nodes}
     fields = {key: workflow.arg(name=key, type=kind) for key, kind in (("nodes", list), ("given", dict))}
     session = workflow.define(_build, inputs=fields, outputs=reports, name="Session")
