@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -88,7 +89,8 @@ def test_a_tool_runs_inside_with_its_folders_and_variables(runtime: str, image, 
     assert command.index(str(context.folder)) < command.index("fsl") < command.index("/fsl/bin/bet")
     if runtime in ("docker", "podman"):
         assert "OMP_NUM_THREADS=3" in command and "FSLOUTPUTTYPE=NIFTI" in command
-    assert (f"--user {os.getuid()}" in command) == (runtime == "docker")
+    who = {"docker": f"--user {os.getuid()}:{os.getgid()} ", "podman": "--user 0:0 "}
+    assert re.findall(r"--user \S+ ", command) == ([who[runtime]] if runtime in who else [])
 
 
 def test_the_folders_of_inputs_are_shown_read_only(image, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -235,7 +236,8 @@ def test_without_a_recorded_image_the_reason_is_said(
     cohort: Cohort, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["rerun", str(cohort.out), "--image"]) == 2
-    assert "NO_IMAGE" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "NO_IMAGE" in told and "--image IMAGE" in told
 
 
 @pytest.mark.parametrize(
@@ -245,8 +247,10 @@ def test_without_a_recorded_image_the_reason_is_said(
         (
             "docker",
             "example.org/somite@sha256:00",
-            ["--network=none", "--volume={out}:{out}:ro"],
+            ["--network=none", "--volume={out}:{out}:ro", f"--user={os.getuid()}:{os.getgid()}"],
         ),
+        # The user of podman is root inside, whoever he is outside.
+        ("podman", "localhost/somite:1", ["--network=none", "--volume={out}:{out}:ro", "--user=0:0"]),
     ],
 )
 def test_the_recorded_image_is_called_and_the_command_line_is_shown(
@@ -272,6 +276,23 @@ def test_the_recorded_image_is_called_and_the_command_line_is_shown(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ToolError, match="NO_RUNTIME"):
         rerun.container_command(rerun.read(cohort.out), tmp_path / "into")
+
+
+@pytest.mark.parametrize(("podman_has_it", "runtime"), [(True, "podman"), (False, "docker")])
+def test_an_image_that_is_named_is_run_by_what_has_it(
+    podman_has_it: bool, runtime: str, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where docker is a client without an engine; an image that nobody has is docker's to fetch."""
+    for name, status in (("docker", 1), ("podman", 0 if podman_has_it else 1)):
+        fake = tmp_path / "bin" / name
+        fake.parent.mkdir(exist_ok=True)
+        fake.write_text(f"#!/bin/sh\nexit {status}\n")
+        fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    words = rerun.container_command(rerun.read(cohort.out), tmp_path / "into", image="other:2")
+    assert words[:2] == [runtime, "run"]
+    assert "other:2" in words
+    assert "--env=SOMITE_IMAGE=other:2" in words
 
 
 @pytest.mark.slow

@@ -80,7 +80,9 @@ def _add_care(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     rerun.add_argument("--into", type=_path, metavar="DIR", help="keep the rerun here; a new or empty folder")
     rerun.add_argument("--bids-dir", type=_path, metavar="BIDS_DIR", help="where the input lies, if it moved")
     rerun.add_argument("--check", action="store_true", help="say what has changed since; run nothing")
-    rerun.add_argument("--image", action="store_true", help="inside of the container image of the record")
+    rerun.add_argument(
+        "--image", nargs="?", const="", metavar="IMAGE", help="inside of the record's image, or of this one"
+    )
     rerun.add_argument("--n-procs", type=_count, metavar="N", help="cores that may be used")
     rerun.add_argument("--mem-gb", type=_positive, metavar="G", help="memory that the rerun may use")
 

@@ -296,15 +296,16 @@ def _rerun(options: argparse.Namespace) -> int:
 def _rerun_into(options: argparse.Namespace, into: Path) -> int:
     from somite.workflows import server
 
-    if not (options.image or options.check):
+    if options.image is None and not options.check:
         server.start()
     from somite import rerun
     from somite.derivatives import write_dataset_files
     from somite.workflows import cohort, participant
 
     finished = rerun.read(options.out_dir.absolute(), options.bids_dir)
-    if options.image:
-        return _rerun_inside(rerun.container_command(finished, into, _passed_on(options)))
+    if options.image is not None:
+        passed_on = _passed_on(options)
+        return _rerun_inside(rerun.container_command(finished, into, passed_on, options.image))
     place = rerun.place_of(finished, into, options.called_as)
     participant.check(place.settings)
     changed = list(rerun.changes(finished, place))

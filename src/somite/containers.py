@@ -27,6 +27,7 @@ from somite.suites import SUITES, Suite
 
 _SUBCOMMANDS = {"apptainer": "exec", "singularity": "exec", "docker": "run", "podman": "run"}
 _IMAGE_FILES = ("apptainer", "singularity")
+_INSPECT = ("image", "inspect", "--format", "{{.Id}}")
 _TIMEOUT_S = 300
 _LINES = 20
 
@@ -239,8 +240,7 @@ def _digest(container: Container) -> str:
             head = file.read(1 << 16)
         return f"sha256:{hashlib.sha256(head + str(image.stat().st_size).encode()).hexdigest()[:12]}"
     if container.runtime:
-        asked = [container.words[0], "image", "inspect", "--format", "{{.Id}}", container.image]
-        said = _run(asked)
+        said = _run([container.words[0], *_INSPECT, container.image])
         if said.returncode != 0:
             do = f"fetch it ({container.runtime} pull {container.image}); see that {container.runtime} works"
             raise _no_image(container, _end(said.stderr), do)
@@ -338,10 +338,19 @@ def enclosing(
     else:
         options = [word for bind in binds for word in ("--volume", bind)] + ["--workdir", str(folder)]
         options += [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
-        if container.runtime == "docker":  # podman's root is the user; docker's is root
-            options += ["--user", f"{os.getuid()}:{os.getgid()}"]
+        options += ["--user", user_inside(container.runtime)]
     place = container.words.index(_SUBCOMMANDS[container.runtime]) + 1
     return (*container.words[:place], *options, *container.words[place:])
+
+
+def user_inside(runtime: str) -> str:
+    """Who one must be inside to be oneself outside, whatever user an image names: docker or podman."""
+    return "0:0" if runtime == "podman" else f"{os.getuid()}:{os.getgid()}"  # podman's root is the caller
+
+
+def has_image(runtime: str, image: str) -> bool:
+    """Whether docker or podman can be reached and has an image."""
+    return _run([runtime, *_INSPECT, image]).returncode == 0
 
 
 def forwarded(container: Container, variables: Mapping[str, str]) -> dict[str, str]:

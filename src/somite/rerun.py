@@ -10,7 +10,7 @@ from pathlib import Path
 
 from somite import fingerprint, record, sameness
 from somite.configs import reader
-from somite.containers import use
+from somite.containers import has_image, use, user_inside
 from somite.errors import DatasetError, Problem, ToolError
 from somite.files import read_json
 from somite.fingerprint import HashCache
@@ -308,13 +308,22 @@ def lines(outcome: Outcome) -> Iterator[str]:
 # Inside of the recorded image
 
 
-def container_command(finished: Finished, into: Path, options: Iterable[str] = ()) -> list[str]:
-    """The command that repeats a run inside of the image that it was made in: same paths, no network.
+def container_command(
+    finished: Finished, into: Path, options: Iterable[str] = (), image: str = ""
+) -> list[str]:
+    """The command that repeats a run inside of an image, with the same paths; by docker, podman: no network.
+
+    Args:
+        finished: the run.
+        into: folder for what the rerun makes; it must be there.
+        options: of `somite rerun`, to be passed on.
+        image: empty for the one of the record.
 
     Raises:
-        ToolError: `NO_IMAGE` where none or several were recorded, `NO_RUNTIME`.
+        ToolError: `NO_IMAGE` where none is given and none or several were recorded, `NO_RUNTIME`.
     """
-    images = {finished.records[label].software.get("container", "") for label in finished.sessions}
+    recorded = {finished.records[label].software.get("container", "") for label in finished.sessions}
+    images = {image} if image else recorded
     if len(images) != 1 or any(name[:1] in ("", "-") for name in images):  # - would be an option
         raise ToolError(
             Problem(
@@ -322,8 +331,8 @@ def container_command(finished: Finished, into: Path, options: Iterable[str] = (
                 "the record does not name one container image that the run was made in",
                 where=str(finished.out_dir / "logs"),
                 found=", ".join(sorted(name or "none recorded" for name in images)),
-                do="rerun without --image; Apptainer's image is recorded by itself, Docker's where the run "
-                "was told of it: docker run -e SOMITE_IMAGE=NAME@sha256:DIGEST ...",
+                do="name it: --image IMAGE; or rerun without --image. Apptainer's image is recorded by "
+                "itself, Docker's where the run is told of it: docker run -e SOMITE_IMAGE=NAME@sha256:DIGEST",
             )
         )
     (image,) = images
@@ -334,19 +343,21 @@ def container_command(finished: Finished, into: Path, options: Iterable[str] = (
         return [_runtime(("apptainer", "singularity"), image), "exec", "--containall", *binds, image, *inside]
     runtime = _runtime(("docker", "podman"), image)
     binds = [f"--volume={bids}:{bids}:ro", f"--volume={out}:{out}:ro", f"--volume={into}:{into}"]
-    user = f"--user={os.getuid()}:{os.getgid()}"
-    rules = ["--rm", "--network=none", "--read-only", "--tmpfs=/tmp", user, f"--env=SOMITE_IMAGE={image}"]
+    rules = ["--rm", "--network=none", "--read-only", "--tmpfs=/tmp", f"--user={user_inside(runtime)}"]
+    rules.append(f"--env=SOMITE_IMAGE={image}")
     return [runtime, "run", *rules, *binds, f"--entrypoint={inside[0]}", image, *inside[1:]]
 
 
 def _runtime(names: Sequence[str], image: str) -> str:
-    for name in names:
-        if shutil.which(name):
-            return name
+    found = [name for name in names if shutil.which(name)]
+    if found == ["docker", "podman"] and has_image("podman", image) and not has_image("docker", image):
+        return "podman"  # docker is often a client without an engine
+    if found:
+        return found[0]
     raise ToolError(
         Problem(
             "NO_RUNTIME",
-            "nothing on this machine runs the image of the record",
+            "nothing on this machine runs the image",
             where=image,
             expected=" or ".join(names),
             do="install one of them, or rerun without --image",
