@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import hashlib
 import importlib
 import importlib.metadata
@@ -11,7 +12,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import definition
 import pytest
+
+import somite
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {
@@ -124,3 +128,41 @@ def test_nothing_that_is_locked_is_under_the_gpl() -> None:
         found[name] = " ".join(texts)
     assert len(found) > 50
     assert [name for name, text in found.items() if re.search(r"\bL?A?GPL|non-?commercial", text, re.I)] == []
+
+
+def commands(dockerfile: str) -> list[str]:
+    """What the first stage of the Dockerfile runs."""
+    joined = dockerfile.partition("\nFROM ${BASE_IMAGE}\n")[0].replace("\\\n", "")
+    runs = re.findall(r"^RUN (.+)$", joined, re.MULTILINE)
+    return [" ".join(command.split()) for run in runs for command in run.split("&&")]
+
+
+def test_both_images_are_made_of_the_same_files_by_the_same_commands() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    build, final = definition.read(ROOT / "Apptainer.def")
+    (base,) = re.findall(r"^ARG BASE_IMAGE=(.+)$", dockerfile, re.MULTILINE)
+    assert {build.header["From"], final.header["From"]} == {base}
+    assert [line for line in build.lines("%post") if line not in ("set -eu", "cd /src")] == commands(
+        dockerfile
+    )
+    assert final.lines("%files from build") == re.findall(
+        r"^COPY --from=build (.+)$", dockerfile, re.MULTILINE
+    )
+    allowed = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert sorted(line.split()[0] for line in build.lines("%files")) == sorted(allowed)
+    assert final.lines("%runscript") == ['exec somite run "$@"']
+    assert 'ENTRYPOINT ["somite", "run"]' in dockerfile
+    assert "--require-hashes --only-binary :all: -r requirements.lock" in dockerfile
+
+
+def test_labels_of_the_images_say_what_the_package_says() -> None:
+    about = configparser.ConfigParser()
+    about.read(ROOT / "setup.cfg")
+    own = about["metadata"]
+    said = {key: own[key] for key in ("description",)} | {"title": own["name"], "licenses": own["license"]}
+    lines = definition.read(ROOT / "Apptainer.def")[-1].lines("%labels")
+    labels = dict(line.split(" ", 1) for line in lines)
+    for key, value in (said | {"version": somite.__version__}).items():
+        assert labels[f"org.opencontainers.image.{key}"] == value
+        if key != "version":  # told to the build
+            assert f'org.opencontainers.image.{key}="{value}"' in (ROOT / "Dockerfile").read_text()
