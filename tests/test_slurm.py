@@ -446,6 +446,7 @@ def test_a_container_sees_input_and_output_and_nothing_else(
         *(f"{path}:{path}" for path in (dataset / "out", tmp_path / "work")),
         *(f"{path}:{path}:ro" for path in (dataset / "bids", tmp_path / "labels")),
     }
+    assert (tmp_path / "work").is_dir(), "a runtime refuses to show a folder that is not there"
     image = words.index("/images/somite.sif")
     assert words[image + 1 : image + 3] == ["somite", "run"]
 

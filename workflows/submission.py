@@ -261,6 +261,7 @@ def write(sending: Sending) -> None:
         write_atomically(sending.folder / name, text)
     submissions.folder(place.out_dir).mkdir(parents=True, exist_ok=True)
     roll.add(place.out_dir, {label: sending.units[label].recipe for label in sending.labels})
+    place.work_dir.mkdir(parents=True, exist_ok=True)  # a container can be shown only what is there
     cohort.record_stopped(place)
 
 
