@@ -6,9 +6,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # Cores that the tests use at once.
 JOBS ?= 2
 # Slow tests run where SOMITE_SLOW is set, as in .ci/run.
-MARK := -m "not slurm$(if $(SOMITE_SLOW),, and not slow)"
+MARK := -m "not slurm and not container$(if $(SOMITE_SLOW),, and not slow)"
 
-.PHONY: demo test test-slurm check bench gallery lock clean
+.PHONY: demo test test-slurm test-container check bench gallery lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m somite.demo demo
@@ -19,6 +19,11 @@ test: check
 # A phantom cohort on a Slurm of one node; needs root and the Debian packages slurm-wlm and munge.
 test-slurm: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+# Builds the images and runs them on a phantom cohort; needs root, and a Docker engine or the Debian packages
+# debootstrap, buildah, podman and runc. SOMITE_CONTAINER_DIR keeps what is built: build/container.
+test-container: $(VENV)/installed-container
+	SOMITE_REQUIRE=hadolint,debootstrap,buildah,podman,runc $(BIN)/python -m pytest -m container tests/container
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -46,6 +51,10 @@ $(VENV)/installed: requirements.lock setup.cfg pyproject.toml | $(VENV)/bin/pyth
 
 $(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
 	$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/installed-container: tests/container/requirements.lock $(VENV)/installed-dev
+	$(PIP) install --quiet --require-hashes --only-binary :all: -r tests/container/requirements.lock
 	@touch $@
 
 # Locks anew; needs uv. One set of versions serves every supported Python.
