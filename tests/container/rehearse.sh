@@ -42,7 +42,7 @@ if ! buildah images -q "$BASE" >/dev/null 2>&1 &&
            /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true)
   R=$W/rootfs; rm -rf "$R"
   debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv \
-      bookworm "$R" "${MIRROR:-http://deb.debian.org/debian}" >"$W/debootstrap.log" 2>&1
+      bookworm "$R" "${MIRROR:?no Debian mirror in the apt sources}" >"$W/debootstrap.log" 2>&1
   ln -s /usr/bin/python3 "$R/usr/local/bin/python"; ln -s /usr/bin/python3 "$R/usr/local/bin/python3"
   rm -rf "$R"/var/cache/apt/archives/*.deb "$R"/var/lib/apt/lists/* "$R"/usr/share/{doc,man,locale}/*
   # This machine's certificate authorities and pip's trust in them: into the stand-in, never the Dockerfile.
