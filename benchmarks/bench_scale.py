@@ -16,6 +16,8 @@ from harness import Row
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from skeleton import build
 
+from somite import roll
+
 NAME = "scale"
 SESSIONS = int(os.environ.get("SOMITE_BENCH_SESSIONS", "100"))
 """1000 and 10000 are what the goals speak of; 100 is what a loaded machine can do."""
@@ -67,6 +69,15 @@ def _call(*words: object) -> tuple[float, float, str]:
     return seconds, float(found[1]), done.stdout
 
 
+def _multiply(out: Path, sessions: int) -> None:
+    """Make so many records of the first, with their lines in the roll."""
+    first = (out / "logs" / "sub-00000.json").read_text()
+    for number in range(sessions):
+        (out / "logs" / f"sub-{number:05d}.json").write_text(first.replace("sub-00000", f"sub-{number:05d}"))
+    recipe = json.loads(first)["recipe"]
+    roll.add(out, {f"sub-{number:05d}": recipe for number in range(sessions)})
+
+
 def rows() -> list[Row]:
     """Run, status, plan."""
     with tempfile.TemporaryDirectory() as folder:
@@ -83,6 +94,8 @@ def rows() -> list[Row]:
         overhead = (seconds * cores - own) / len(steps) * 1e3
         again, again_peak, _ = _call("run", root, out, "participant", "-c", config, "--n-procs", cores)
         status, status_peak, _ = _call("status", out)
+        _multiply(out, PLANNED)
+        statuses, statuses_peak, _ = _call("status", out)
         many = dataset(Path(folder) / "many", PLANNED)
         plan, plan_peak, _ = _call("plan", many, Path(folder) / "none", "-c", config)
     what = f"{SESSIONS} tiny sessions of {len(steps) // SESSIONS} steps"
@@ -93,6 +106,8 @@ def rows() -> list[Row]:
         Row(NAME, f"{what}: a run that executes nothing, peak memory of the driver", "MB", again_peak),
         Row(NAME, f"status of {SESSIONS} sessions", "s", status, at_most=2),
         Row(NAME, f"status of {SESSIONS} sessions: peak memory", "MB", status_peak, at_most=1000),
+        Row(NAME, f"status of {PLANNED} sessions", "s", statuses, at_most=60),
+        Row(NAME, f"status of {PLANNED} sessions: peak memory", "MB", statuses_peak, at_most=1000),
         Row(NAME, f"plan of {PLANNED} sessions", "s", plan, at_most=60),
         Row(NAME, f"plan of {PLANNED} sessions: peak memory", "MB", plan_peak, at_most=1000),
     ]

@@ -180,6 +180,7 @@ def motion(columns: Columns, is_b0: NDArray[np.bool_]) -> Figure:
             if trace.label == "lost slices":
                 most = max(1.0, float(np.nanmax(columns["lost_slices"])))
                 axes.set_ylim(-0.1 * most, 1.1 * most)
+                axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
             if len(trace.columns) > 1:
                 axes.legend(loc="upper left", bbox_to_anchor=(1, 1.05), handlelength=2)
         rows[0].set_title(f"n = {len(is_b0)} volumes; grey: b=0")

@@ -124,8 +124,8 @@ def segments(
                 "segments",
                 f"Segments on {one.title}, {plane}",
                 f"Outlines of the segments on {plane} slices of {one.title}: {_listed(key, own.cuts, drawn)}",
-                f"Outlines run along the borders of the voxels. Segments on {one.title}. Numbers and colours "
-                "are those of the legend: a colour for each region, paler from level to level.",
+                "Outlines run along the borders of the voxels. Numbers and colours are those of the legend: "
+                "a colour for each region, paler from level to level.",
             )
             pair = f"segments-{plane}-{one.pair}" if one.pair else None
             panels: Sequence[Panel] = own.panels(one.draw, outlines.__getitem__)
