@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,3 +71,13 @@ def test_every_step_describes_itself(name: str) -> None:
     assert all(text for text in found.makes.values())
     for option, info in found.config.model_fields.items():
         assert info.description, f"{name}.{option} has no description"
+
+
+def test_to_know_all_steps_loads_none_of_their_large_libraries() -> None:
+    code = (
+        "import sys\nfrom somite.registry import discover\nfrom somite.workflows import cohort\ndiscover()\n"
+        "large = {'SimpleITK', 'dipy', 'matplotlib', 'nipype', 'numba', 'statsmodels'}\n"
+        "print(sorted(large & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]", "the process that watches over a cohort holds them for nothing"
