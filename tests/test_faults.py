@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +18,10 @@ import pytest
 from toysteps import Toy
 
 from somite import record
+from somite.errors import Problem
 from somite.files import link_or_copy
 from somite.lease import Lease, Owner
-from somite.workflows import session
+from somite.workflows import pool, session
 from somite.workflows.engine import Event
 
 RESULT = "3 7.0 positive"
@@ -56,6 +57,19 @@ def test_a_kill_at_a_step_boundary_costs_that_step(step: str, state: str, toy: T
     assert toy.ran(number) == ALL[ALL.index(step) :]
     assert toy.result == RESULT
     assert toy.ran(number) == []
+
+
+def end_this_process(out_dir: Path, label: str) -> Sequence[Problem]:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError((out_dir, label))
+
+
+def test_a_kill_after_the_record_takes_only_what_is_made_of_it(toy: Toy, number: Path) -> None:
+    told: list[pool.Told] = []
+    unit = toy.unit(number, nodes=(), targets={})
+    (ended,) = pool.run([unit], pool.Limits(1, 8.0), told.append, then=end_this_process)
+    assert ended.verdict == "done" and not any(isinstance(one.what, pool.After) for one in told)
+    assert record.read_all(toy.root / "out")[0].verdict == "done"
 
 
 @pytest.mark.parametrize("where", ["place", "write_sidecar", "touch", "record"])

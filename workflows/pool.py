@@ -123,7 +123,7 @@ def run(
         running.clear()
         _end(jobs)
         for job in jobs:
-            if not job.has_its_record():
+            if job.written() is None:
                 _without_steps(job.unit, end.problem, job.step)
         raise
     finally:
@@ -136,6 +136,8 @@ class _Running:
     unit: Unit
     process: ForkServerProcess
     connection: Connection
+    record_before: tuple[int, int] | None
+    """Stamp of the record of an earlier run."""
     step: str = ""
     """That it works on."""
 
@@ -145,18 +147,18 @@ class _Running:
             what: Any = self.connection.recv()
         except (EOFError, OSError):
             self.process.join(5)
-            what = _killed(self.unit, self.process.exitcode, self.step)
+            what = self.written() or _killed(self.unit, self.process.exitcode, self.step)
         if isinstance(what, Event) and what.state == "started":
             self.step = what.step
         return Told(self.unit.label, what)
 
-    def has_its_record(self) -> bool:
-        """Whether it told its record, which says more than that it was ended."""
-        with suppress(EOFError, OSError):
-            while self.connection.poll():
-                if isinstance(self.connection.recv(), Record):
-                    return True
-        return False
+    def written(self) -> Record | None:
+        """The record that it left, in brief, where it was ended after that: only its page is lost."""
+        path = record.path_of(self.unit.out_dir, self.unit.label)
+        found = record.read(path) if _stamp(path) != self.record_before else None
+        if found is None or any(problem.code == session.UNDELIVERED for problem in found.problems):
+            return None
+        return found.brief
 
 
 def _next(waiting: Sequence[Unit], running: Iterable[_Running], limits: Limits, threads: int) -> int | None:
@@ -172,10 +174,19 @@ def _start(unit: Unit, threads: int, then: Then | None) -> _Running:
     context = multiprocessing.get_context("forkserver")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_guard, args=(unit, threads, then, there), name=unit.label)
+    before = _stamp(record.path_of(unit.out_dir, unit.label))
     with _no_interrupt():
         process.start()
     there.close()
-    return _Running(unit, process, here)
+    return _Running(unit, process, here, before)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that it replaced; None where there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_ino, found.st_mtime_ns
+    return None
 
 
 class _no_interrupt:

@@ -338,11 +338,15 @@ def _deliver(unit: Unit, traces: Sequence[Trace], last: Record | None) -> list[D
     return outputs
 
 
+UNDELIVERED = "DELIVERY_INTERRUPTED"
+"""Problem of the record that stands while results are put in place."""
+
+
 def _open_record(unit: Unit, last: Record, kept: Mapping[str, Delivered]) -> None:
     """Unsay the last record's word for the files that are about to be replaced: a kill may come between."""
     stays = [item for item in last.outputs if item in kept.values()]
     problem = Problem(
-        "DELIVERY_INTERRUPTED",
+        UNDELIVERED,
         "the run ended while results were being put in place",
         do="run again: what is finished is kept",
     )
