@@ -20,7 +20,7 @@ from somite.gradients import Gradients, write_fsl
 from somite.images import Grid
 from somite.interfaces import pictures
 from somite.registry import Context
-from somite.report import album, plots, session_pictures, session_plots, style
+from somite.report import album, picture_files, plots, session_pictures, session_plots, style
 from somite.report.album import SECTIONS, Picture
 from somite.segments import Label, Segment, label_table_text
 
@@ -144,6 +144,13 @@ def test_what_a_session_lacks_is_told_in_words(tmp_path: Path) -> None:
     assert "opposite phase encoding" in words["susceptibility"]
     assert "no label image" in words["segments"]
     assert all(text.endswith(".") and index[name]["alt"] for name, text in words.items())
+
+
+def test_in_the_place_of_a_picture_that_was_not_made_stands_why() -> None:
+    why = "Nobody looked for slices that lost signal."
+    archive = picture_files.Archive((album.unmade("lost", "motion", "Lost slices", why),), {})
+    shown = picture_files.shown(archive, 1000, "figures")["lost"]
+    assert (shown.missing, shown.caption, shown.uri) == (why, "", "")
 
 
 def test_every_section_is_there_and_every_file_is_in_the_album(tmp_path: Path) -> None:

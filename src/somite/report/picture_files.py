@@ -199,6 +199,8 @@ def shown(archive: Archive, limit_bytes: int, folder: str) -> dict[str, Shown]:
 
 def _show(picture: Picture, contents: Mapping[str, bytes]) -> Shown:
     plain = Shown(picture.name, picture.title or picture.name, picture.alt, picture.caption)
+    if not picture.files:  # the caption says why there is none
+        return replace(plain, caption="", missing=picture.caption or "There is no picture of this.")
     # The smallest of those that a browser draws: lines are small as SVG, images as PNG.
     drawable = [name for name in picture.files if name in contents and Path(name).suffix in _MIME]
     for name in sorted(drawable, key=lambda name: (len(contents[name]), name)):
@@ -207,7 +209,7 @@ def _show(picture: Picture, contents: Mapping[str, bytes]) -> Shown:
         if size is not None:
             uri = f"data:{_MIME[suffix]};base64,{base64.b64encode(data).decode()}"
             return replace(plain, uri=uri, width=size[0], height=size[1])
-    named = ", ".join(picture.files) or "no file"
+    named = ", ".join(picture.files)
     return replace(plain, missing=f"This picture is missing: {named} could not be read from the archive.")
 
 
