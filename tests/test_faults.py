@@ -72,6 +72,14 @@ def test_a_kill_after_the_record_takes_only_what_is_made_of_it(toy: Toy, number:
     assert record.read_all(toy.root / "out")[0].verdict == "done"
 
 
+def test_what_is_made_in_a_process_of_its_own_comes_back_or_is_told_as_lost() -> None:
+    assert pool.apart(max, 3, 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        pool.apart(divmod, 3, 0)
+    with pytest.raises(ChildProcessError, match="-6"):
+        pool.apart(os.abort)
+
+
 @pytest.mark.parametrize("where", ["place", "write_sidecar", "touch", "record"])
 def test_a_kill_while_results_are_delivered_costs_no_step(
     where: str, toy: Toy, number: Path, monkeypatch: pytest.MonkeyPatch

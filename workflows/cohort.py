@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,15 +59,27 @@ def run_participants(
 def _pages_of(place: Place, records: Sequence[Record]) -> list[Problem]:
     """Write the pages of sessions that had no process to do so, or were killed in it."""
     labels = [item.label for item in records]
-    return pool.apart(writing.pages_of, place.out_dir, labels) if labels else []
+    return _written(place, writing.pages_of, place.out_dir, labels) if labels else []
 
 
 def write_pages(place: Place) -> list[Problem]:
-    """Write the methods and the page of the cohort, with what there is; returns warnings. Never raises."""
+    """Write the methods and the page of the cohort, with what there is; returns warnings.
+
+    Raises:
+        DatasetError: `RECORD_LEADS_OUT`.
+    """
     settings = place.settings
-    problems: list[Problem] = pool.apart(
-        _write_pages, place.out_dir, place.plan.bids_dir, settings.cohort, settings.analyses
+    return _written(
+        place, _write_pages, place.out_dir, place.plan.bids_dir, settings.cohort, settings.analyses
     )
+
+
+def _written(place: Place, write: Callable[..., list[Problem]], *values: object) -> list[Problem]:
+    """Warnings of what writes pages, in a process of its own: what it needs of memory goes with it."""
+    try:
+        problems: list[Problem] = pool.apart(write, *values)
+    except ChildProcessError as error:
+        return [writing.not_written(place.out_dir, error)]
     return problems
 
 

@@ -16,7 +16,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -319,10 +318,37 @@ def open_log(out_dir: Path, label: str) -> IO[str]:
 
 
 def apart(call: Callable[..., Any], *values: Any) -> Any:
-    """What a call returns, made in a process forked from the server: its memory goes with it."""
+    """What a call returns, made in a process forked from the server: its memory goes with it.
+
+    Raises:
+        ChildProcessError: the process ended before the call did.
+        Exception: that of the call.
+    """
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(1, context) as process:
-        return process.submit(call, *values).result()
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(call, values, there))
+    with _no_interrupt():
+        process.start()
+    there.close()
+    try:
+        answer = here.recv()
+    except EOFError:
+        process.join()
+        raise ChildProcessError(f"its process ended before (exit status {process.exitcode})") from None
+    process.join()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _answer(call: Callable[..., Any], values: Sequence[Any], connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+    try:
+        answer = call(*values)
+    except Exception as error:
+        answer = error
+    connection.send(answer)
 
 
 def _killed(unit: Unit, exit_code: int | None, step: str) -> Record:

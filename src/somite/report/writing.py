@@ -70,7 +70,7 @@ def write_session(out_dir: Path, label: str, written: Written) -> None:
         else:
             written.unchanged += 1
     except Exception as error:
-        written.problems.append(_not_written(page, error))
+        written.problems.append(not_written(page, error))
 
 
 def write_cohort(out_dir: Path, records: Sequence[Record], told: Told | None, written: Written) -> None:
@@ -82,7 +82,7 @@ def write_cohort(out_dir: Path, records: Sequence[Record], told: Told | None, wr
         else:
             written.unchanged += 1
     except Exception as error:
-        written.problems.append(_not_written(page, error))
+        written.problems.append(not_written(page, error))
 
 
 def write_methods(out_dir: Path, records: Sequence[Record], written: Written) -> Told | None:
@@ -101,7 +101,7 @@ def write_methods(out_dir: Path, records: Sequence[Record], written: Written) ->
             if write_changed(path, text):
                 written.new.append(path)
     except Exception as error:
-        written.problems.append(_not_written(target, error))
+        written.problems.append(not_written(target, error))
         return None
     return told
 
@@ -130,7 +130,8 @@ def remove_gone(out_dir: Path, records: Iterable[Record], written: Written) -> N
             written.removed.append(page)
 
 
-def _not_written(page: Path, error: Exception) -> Problem:
+def not_written(page: Path, error: Exception) -> Problem:
+    """The warning that a page, or the pages of a folder, could not be written."""
     return Problem(
         "REPORT_NOT_WRITTEN",
         "a page could not be written; the results are not touched by this",
