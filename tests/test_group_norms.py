@@ -14,7 +14,7 @@ from somite.analysis.clinical import check
 from somite.configs import reader
 from somite.dataset.sessions import Plan
 from somite.errors import DatasetError
-from somite.record import Delivered, Record
+from somite.record import Record
 from somite.registry import discover
 from somite.segments import write_table
 from somite.workflows import group, session
@@ -78,17 +78,12 @@ class Tables:
 
     def run(self, yaml: str = "") -> Record:
         members = [
-            Member(
-                who, who, "", "", "done", "", Record(who, who, "", "", "done", outputs=[self.delivered(who)])
-            )
+            Member(who, who, "", "", "done", "", None, (self.path(who).relative_to(self.out).as_posix(),))
             for who in self.ids
         ]
         done = session.run(group.unit(self.place(yaml), members), lambda event: None)
         assert done.verdict == "done", [str(problem) for problem in done.problems]
         return done
-
-    def delivered(self, who: str) -> Delivered:
-        return Delivered(self.path(who).relative_to(self.out).as_posix(), "", 0, "")
 
     def table(self, name: str) -> pd.DataFrame:
         path = self.out / "group" / f"{name}.tsv"
