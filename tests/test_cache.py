@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from toysteps import Toy
 from somite import cache, cli, record, resources_table
 from somite.lease import Lease
 from somite.workflows import forecast
+from somite.workflows.group import Member
 from somite.workflows.session import Unit
 
 RESULT = "3 7.0 positive"
@@ -158,3 +160,14 @@ def test_the_table_of_resources_has_a_row_for_each_step(toy: Toy, number: Path) 
     stored = record.read(record.path_of(toy.root / "out", "sub-01"))
     assert stored is not None
     assert [step.cpu_seconds for step in stored.steps] == [step.cpu_seconds for step in done.steps]
+
+
+def test_what_the_cohort_holds_of_a_session_in_brief_fills_the_same_tables(toy: Toy, number: Path) -> None:
+    done = toy.run(number, dwi_gb=0.25)
+    steps = [replace(step, cpu_seconds=2.5 + i, disk_mb=1.5 + i) for i, step in enumerate(done.steps)]
+    whole = replace(done, steps=steps)
+    table = resources_table.write(toy.root / "out", [whole]).read_text()
+    assert resources_table.write(toy.root / "out", [whole.brief]).read_text() == table
+    in_brief, in_full = (Member("sub-01", "sub-01", "", "", "done", "", one) for one in (whole.brief, whole))
+    assert in_brief.row == in_full.row
+    assert len(json.dumps(asdict(whole.brief))) < len(json.dumps(asdict(whole))) / 2, "it is held for nothing"
